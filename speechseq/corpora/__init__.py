@@ -1,0 +1,14 @@
+"""The corpora: one file each, and the table that names them."""
+
+from speechseq.corpora import an4, arabic_speech_commands, fsdd, speech_commands, yesno
+from speechseq.manifest import Corpus
+
+CORPORA: dict[str, Corpus] = {
+    "fsdd": fsdd.CORPUS,
+    "arabic_speech_commands": arabic_speech_commands.CORPUS,
+    "yesno": yesno.CORPUS,
+    "speech_commands": speech_commands.CORPUS,
+    "speech_commands_v0.01": speech_commands.CORPUS_V1,
+    "an4": an4.CORPUS,
+}
+"""Every corpus by its name; an entry is one file beside this one and one line here."""

@@ -1,0 +1,104 @@
+"""What the corpora share: finding clips whatever their suffix, and measuring them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import soundfile
+
+from speechseq.errors import DataError
+from speechseq.manifest import Utterance
+
+SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".sph", ".mp3")
+"""Suffixes of clips; where a clip is there twice, the earlier suffix is taken."""
+
+_THREADS = 8
+
+
+def stem(name: str) -> str:
+    """Return a clip's name without its suffixes; some public files are called x.wav.wav."""
+    while name.lower().endswith(SUFFIXES):
+        name = name[: name.rindex(".")]
+    return name
+
+
+def clips_in(folder: Path) -> dict[str, Path]:
+    """Map the stem of every clip in a folder to its path, by name; no folder, no clips."""
+    if not folder.is_dir():
+        return {}
+    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+    found.sort(key=lambda path: (stem(path.name), SUFFIXES.index(path.suffix.lower())))
+    clips: dict[str, Path] = {}
+    for path in found:
+        clips.setdefault(stem(path.name), path)
+    return clips
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """List the folders in a folder by name, without hidden ones."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def measured(utterances: Iterable[Utterance]) -> list[Utterance]:
+    """Fill in the durations that are 0 from the headers of the audio files.
+
+    Raises:
+        DataError: a clip cannot be read.
+    """
+    utterances = list(utterances)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(_measure, utterances))
+
+
+def _measure(utterance: Utterance) -> Utterance:
+    if utterance.duration:
+        return utterance
+    try:
+        duration = soundfile.info(utterance.audio_filepath).duration
+    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{utterance.audio_filepath}: cannot be read ({reason}); "
+            f"replace it or take it out of the corpus"
+        ) from None
+    return replace(utterance, duration=max(duration - utterance.offset, 0.0))
+
+
+def require(found: Sequence[object], place: Path, what: str) -> None:
+    """Check that a corpus' layout was recognised.
+
+    Raises:
+        DataError: nothing was found; the message says what a corpus has there.
+    """
+    if not found:
+        raise DataError(f"{place}: no {what} here; give the folder the corpus' archive unpacks to")
+
+
+def require_all(missing: Sequence[str], wanted: int, where: Path) -> bool:
+    """Tell a split that is there (true) from one whose clips are all absent (false).
+
+    Raises:
+        DataError: only some of its clips are absent; a score over the rest would mislead.
+    """
+    if missing and len(missing) < wanted:
+        raise DataError(
+            f"{where}: {len(missing)} of {wanted} clips are missing, {missing[0]} among them; "
+            f"unpack the corpus again"
+        )
+    return wanted > len(missing)
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read a list's lines, without blank ones; a byte order mark is dropped.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); unpack the corpus again") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]

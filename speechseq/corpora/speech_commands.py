@@ -1,0 +1,209 @@
+"""Google Speech Commands v0.01 and v0.02: single English words, clips of one second at 16 kHz.
+
+Source: P. Warden, "Speech Commands: A Dataset for Limited-Vocabulary Speech Recognition", 2018.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+from speechseq.corpora.clips import clips_in, folders_in, measured, read_lines, require, stem
+from speechseq.errors import DataError, UsageError, nearest
+from speechseq.files import Archive
+from speechseq.manifest import Corpus, Utterance
+
+UNKNOWN = "_unknown_"
+SILENCE = "_silence_"
+NOISE = "_background_noise_"
+CANONICAL = "canonical-test"
+
+_LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
+_NOISE_PARTS = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
+"""Which stretch of every noise recording a split's silence is cut from."""
+
+_SHARE = 0.1
+"""Unknown words, and silence, for each clip of a known word."""
+
+_TRAIN_UNKNOWN = 2.0
+"""Unknown words to train on, for each clip of the mean known word."""
+
+_DIGITAL_SILENCE = 10
+"""One silence in so many has no noise at all."""
+
+
+def read(
+    place: Path,
+    *,
+    words: Sequence[str] = (),
+    unknown: bool = False,
+    silence: bool = False,
+    version: str = "v0.02",
+) -> list[Utterance]:
+    """List the clips of `words`, or of all words there are, with the word as the label.
+
+    `unknown` adds clips of the other words as `_unknown_`, `silence` stretches of one second of
+    the noise recordings as `_silence_`: each a tenth of the known words' clips, chosen by a hash
+    of their names, as published. Training alone takes more unknown clips where it can, twice as
+    many as the mean known word has: few words stand for all others there. Training hears the
+    first 80 % of each noise recording, validation the next tenth, test the last.
+
+    Split canonical-test is the published test archive, unpacked beside `place`; of it too only
+    the classes asked for are listed.
+
+    Raises:
+        UsageError: a word the corpus does not have; `unknown` without `words`.
+        DataError: `place` is not this corpus.
+    """
+    folders = {path.name: path for path in folders_in(place) if path.name[0] not in "._"}
+    require(folders.keys(), place, "folder of a word")
+    known = _check_words(words, unknown, folders, place)
+    by_split = _by_split(place, folders.values() if unknown else [folders[word] for word in known])
+    found = []
+    for split, clips in by_split.items():
+        found += _known(clips, known)
+        target = sum(u.text in known for u in clips)
+        if unknown:
+            found += _unknown(clips, known, split)
+        if silence and target:
+            found += _silence(place / NOISE, split, math.ceil(_SHARE * target))
+    canonical = place.parent / f"speech_commands_test_set_{version}"
+    classes = [*known, *[UNKNOWN] * unknown, *[SILENCE] * silence]
+    return measured([*found, *_canonical(canonical, classes)])
+
+
+def _check_words(
+    words: Sequence[str], unknown: bool, folders: Iterable[str], place: Path
+) -> tuple[str, ...]:
+    names = sorted(folders)
+    for word in words:
+        if word not in names:
+            raise UsageError(f"words: no word {word!r} in {place}{nearest(word, names)}")
+    if unknown and not words:
+        raise UsageError("unknown: needs words, or none is left to be unknown; list the words")
+    return tuple(dict.fromkeys(words)) or tuple(names)
+
+
+def _by_split(place: Path, folders: Iterable[Path]) -> dict[str, list[Utterance]]:
+    """Sort the clips by the official lists; what stands in neither is for training."""
+    listed = {
+        stem(line): split
+        for split, name in _LISTS.items()
+        for line in read_lines(place / name)
+    }
+    found: dict[str, list[Utterance]] = {"train": [], "validation": [], "test": []}
+    for folder in folders:
+        for name, path in clips_in(folder).items():
+            split = listed.get(f"{folder.name}/{name}", "train")
+            found[split].append(Utterance(str(path), 0.0, folder.name, _speaker(name), split=split))
+    return found
+
+
+def _speaker(name: str) -> str:
+    """Return the speaker's hash: of bed_0a7c2a8d_nohash_0, as of 0a7c2a8d_nohash_0, 0a7c2a8d."""
+    hashed, marker, _ = name.partition("_nohash_")
+    return hashed.rpartition("_")[2] if marker else ""
+
+
+def _known(clips: Sequence[Utterance], known: Sequence[str]) -> list[Utterance]:
+    return [clip for clip in clips if clip.text in known]
+
+
+def _unknown(clips: Sequence[Utterance], known: Sequence[str], split: str) -> list[Utterance]:
+    target = len(_known(clips, known))
+    count = math.ceil(_SHARE * target)
+    if split == "train":
+        count = max(count, round(_TRAIN_UNKNOWN * target / len(known)))
+    others = sorted((clip for clip in clips if clip.text not in known), key=_rank)
+    return [
+        Utterance(clip.audio_filepath, 0.0, UNKNOWN, clip.speaker, split=split)
+        for clip in sorted(others[:count], key=lambda clip: clip.key)
+    ]
+
+
+def _rank(clip: Utterance) -> str:
+    """Order clips as if at random, but alike on every machine and for every suffix."""
+    return hashlib.sha256(clip.key.encode()).hexdigest()
+
+
+def _silence(folder: Path, split: str, count: int) -> list[Utterance]:
+    """Cut `count` stretches of 1 s, evenly spread over the split's part of each recording."""
+    recordings = measured(Utterance(str(path), 0.0, SILENCE) for path in clips_in(folder).values())
+    first, last = _NOISE_PARTS[split]
+    usable = [u for u in recordings if (last - first) * u.duration >= 1.0]
+    if not usable:
+        raise DataError(f"{folder}: no noise long enough for {split}; unpack the corpus again")
+    rounds = math.ceil(count / len(usable))
+    found = []
+    for number in range(count):
+        if number % _DIGITAL_SILENCE == 0:
+            found.append(Utterance("", 1.0, SILENCE, split=split))
+            continue
+        recording = usable[number % len(usable)]
+        room = (last - first) * recording.duration - 1.0
+        start = first * recording.duration + room * (number // len(usable) + 0.5) / rounds
+        offset = math.floor(start * 1000) / 1000
+        found.append(Utterance(recording.audio_filepath, 1.0, SILENCE, "", offset, split))
+    return found
+
+
+def _canonical(place: Path, classes: Sequence[str]) -> list[Utterance]:
+    return [
+        Utterance(str(path), 0.0, label, _speaker(name), split=CANONICAL)
+        for label in classes
+        for name, path in clips_in(place / label).items()
+    ]
+
+
+def _corpus(version: str, name: str, size: str, archives: tuple[Archive, ...]) -> Corpus:
+    return Corpus(
+        name=name,
+        title=f"Google Speech Commands {version}: {size}, 16 kHz",
+        splits=("train", "validation", "test", CANONICAL),
+        read=partial(read, version=version),
+        folder=f"speech_commands_{version}",
+        licence="CC BY 4.0",
+        homepage="https://arxiv.org/abs/1804.03209",
+        archives=archives,
+        options=("words", "unknown", "silence"),
+        noise=NOISE,
+    )
+
+
+CORPUS = _corpus(
+    "v0.02",
+    "speech_commands",
+    "35 English words, 105,829 clips",
+    (
+        Archive(
+            "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz",
+            sha256="af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
+            size=2_428_923_189,
+        ),
+        Archive(
+            "http://download.tensorflow.org/data/speech_commands_test_set_v0.02.tar.gz",
+            sha256="cc2a00c1147c2254e9be3fa0f779d8c17421dc349b86366567a8edfa9acd51df",
+            size=112_563_277,
+            into="speech_commands_test_set_v0.02",
+        ),
+    ),
+)
+
+CORPUS_V1 = _corpus(
+    "v0.01",
+    "speech_commands_v0.01",
+    "30 English words, 64,727 clips",
+    (
+        Archive(
+            "http://download.tensorflow.org/data/speech_commands_v0.01.tar.gz",
+            sha256="743935421bb51cccdb6bdd152e04c5c70274e935c82119ad7faeec31780d811d",
+        ),
+        Archive(
+            "http://download.tensorflow.org/data/speech_commands_test_set_v0.01.tar.gz",
+            into="speech_commands_test_set_v0.01",
+        ),
+    ),
+)

@@ -1,0 +1,285 @@
+"""A recogniser on a list of utterances: how often it is right, how sure that is, how fast."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speechseq.errors import AudioError, DataError, SpeechseqError
+from speechseq.manifest import Utterance, read_utterance
+from speechseq.metrics import (
+    LEAST_GROUPS,
+    ClassScore,
+    accuracy,
+    character_errors,
+    confusion,
+    interval,
+    per_class,
+    total_rate,
+    word_errors,
+)
+from speechseq.recogniser import Recogniser, Recognition
+
+BATCH_SECONDS = 60.0
+"""Audio run through the network at once; clips are sorted by length first."""
+
+MOST_LABELS = 64
+"""Up to so many different references are shown as classes, with their confusions."""
+
+TEXT_LABELS = 16
+"""Up to so many labels the confusion matrix is printed whole."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A rate with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Item:
+    """One utterance, as it was and as it was recognised."""
+
+    file: str
+    speaker: str
+    reference: str
+    hypothesis: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything measured. `wer` and `cer` are None for classes, `confusion` where labels are many.
+
+    Rates are shares of 1; `resampled` says what the intervals resample. The real-time factor is
+    computing time (network and decoding) over audio time.
+    """
+
+    utterances: int
+    speakers: int
+    resampled: str
+    accuracy: Score
+    wer: Score | None
+    cer: Score | None
+    classes: tuple[ClassScore, ...]
+    labels: tuple[str, ...]
+    confusion: np.ndarray | None
+    audio_seconds: float
+    compute_seconds: float
+    failed: tuple[str, ...]
+    items: tuple[Item, ...]
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of computing for a second of audio."""
+        return self.compute_seconds / max(self.audio_seconds, 1e-9)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the whole report as plain JSON values."""
+        values = asdict(self)
+        values["confusion"] = None if self.confusion is None else self.confusion.tolist()
+        return {**values, "real_time_factor": self.real_time_factor}
+
+
+def evaluate(
+    recogniser: Recogniser,
+    utterances: Sequence[Utterance],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Recognise every utterance and score the texts; references are normalised as in training.
+
+    An utterance whose audio cannot be read is named in `failed` and not scored.
+
+    Raises:
+        DataError: there is nothing to score.
+    """
+    clips, failed = _read(utterances, recogniser.rate)
+    if not clips:
+        raise DataError(f"evaluate: none of {len(utterances)} utterances could be read: {failed[:1]}")
+    recognitions: dict[int, Recognition] = {}
+    began, spent = 0, 0.0
+    order = sorted(clips, key=lambda number: len(clips[number]))
+    while began < len(order):
+        size = max(int(BATCH_SECONDS * recogniser.rate / len(clips[order[began]])), 1)
+        batch = order[began : began + min(size, 64)]
+        start = time.perf_counter()
+        results = recogniser.transcribe_batch([clips[number] for number in batch])
+        spent += time.perf_counter() - start
+        recognitions.update(zip(batch, results, strict=True))
+        began += len(batch)
+        if progress:
+            progress(began, len(order))
+    items = [_item(recogniser, utterances[n], recognitions[n]) for n in sorted(clips)]
+    seconds = sum(map(len, clips.values())) / recogniser.rate
+    return _report(items, failed, seconds, spent, sequences=recogniser.vocabulary.is_sequence)
+
+
+def _read(
+    utterances: Sequence[Utterance], rate: int
+) -> tuple[dict[int, np.ndarray], list[str]]:
+    clips, failed = {}, []
+    for number, utterance in enumerate(utterances):
+        try:
+            clips[number] = read_utterance(utterance, rate)
+        except AudioError as error:
+            failed.append(str(error))
+    return clips, failed
+
+
+def _item(recogniser: Recogniser, utterance: Utterance, recognition: Recognition) -> Item:
+    reference = recogniser.vocabulary.normalise(utterance.text)
+    return Item(
+        utterance.audio_filepath,
+        utterance.speaker,
+        reference,
+        recognition.text,
+        recognition.confidence,
+    )
+
+
+def _report(
+    items: Sequence[Item], failed: Sequence[str], seconds: float, spent: float, *, sequences: bool
+) -> Report:
+    references = [item.reference for item in items]
+    hypotheses = [item.hypothesis for item in items]
+    known = all(item.speaker for item in items)
+    speakers = [item.speaker for item in items] if known else []
+    wrong = [float(r != h) for r, h in zip(references, hypotheses, strict=True)]
+    low, high = interval(wrong, [1.0] * len(wrong), speakers)
+    labels = tuple(sorted(set(references)))
+    few = len(labels) <= MOST_LABELS and (not sequences or all(" " not in x for x in labels))
+    by_speaker = len(set(speakers)) >= LEAST_GROUPS
+    return Report(
+        utterances=len(items),
+        speakers=len({item.speaker for item in items if item.speaker}),
+        resampled="speakers" if by_speaker else "utterances",
+        accuracy=Score(accuracy(references, hypotheses), 1 - high, 1 - low),
+        wer=_rate(word_errors, references, hypotheses, speakers) if sequences else None,
+        cer=_rate(character_errors, references, hypotheses, speakers) if sequences else None,
+        classes=tuple(per_class(references, hypotheses)) if few else (),
+        labels=labels if few else (),
+        confusion=confusion(references, hypotheses, labels) if few else None,
+        audio_seconds=seconds,
+        compute_seconds=spent,
+        failed=tuple(failed),
+        items=tuple(items),
+    )
+
+
+def _rate(
+    count: Callable[..., list[Any]],
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    speakers: Sequence[str],
+) -> Score:
+    counts = count(references, hypotheses)
+    low, high = interval([c.errors for c in counts], [c.total for c in counts], speakers)
+    return Score(total_rate(counts), low, high)
+
+
+def report_text(report: Report) -> str:
+    """Return a report as lines for a terminal."""
+    lines = [
+        f"{report.utterances} utterances, {report.audio_seconds / 60:.1f} min, "
+        f"{report.speakers or 'unknown'} speakers",
+        _score_line("accuracy", report.accuracy, report.resampled),
+    ]
+    for name, score in (("WER", report.wer), ("CER", report.cer)):
+        if score:
+            lines.append(_score_line(name, score, report.resampled))
+    lines.append(f"real-time factor {report.real_time_factor:.4f}")
+    lines += [f"failed: {message}" for message in report.failed]
+    if report.classes:
+        lines += ["", *_class_lines(report.classes)]
+    if report.confusion is not None:
+        lines += ["", *_confusion_lines(report.confusion, report.labels)]
+    return "\n".join(lines)
+
+
+def _score_line(name: str, score: Score, resampled: str) -> str:
+    return (
+        f"{name} {100 * score.value:.2f} %  "
+        f"(95 % interval {100 * score.low:.2f}–{100 * score.high:.2f}, over {resampled})"
+    )
+
+
+def _class_lines(classes: Sequence[ClassScore]) -> list[str]:
+    width = max(len("class"), *(len(score.label) for score in classes))
+    return [
+        f"{'class':<{width}}  {'n':>5}  recall  precision",
+        *(
+            f"{c.label:<{width}}  {c.support:>5}  {100 * c.recall:6.1f}  {100 * c.precision:9.1f}"
+            for c in classes
+        ),
+    ]
+
+
+def _confusion_lines(counts: np.ndarray, labels: Sequence[str]) -> list[str]:
+    """Print the matrix where it is small, else the most frequent confusions."""
+    columns = [*labels, "(other)"]
+    if len(labels) > TEXT_LABELS:
+        return _frequent_confusions(counts, labels, columns)
+    width = max(5, *(len(name) for name in columns))
+    head = " " * width + "".join(f" {name[:7]:>7}" for name in columns)
+    rows = (
+        f"{label:<{width}}" + "".join(f" {count or '·':>7}" for count in row)
+        for label, row in zip(labels, counts.tolist(), strict=True)
+    )
+    return ["said (rows), recognised (columns)", head, *rows]
+
+
+def _frequent_confusions(
+    counts: np.ndarray, labels: Sequence[str], columns: Sequence[str]
+) -> list[str]:
+    wrong = Counter(
+        {
+            (label, column): int(counts[row, number])
+            for row, label in enumerate(labels)
+            for number, column in enumerate(columns)
+            if label != column and counts[row, number]
+        }
+    )
+    return [
+        "most frequent confusions: said -> recognised",
+        *(f"{said} -> {heard}: {count}" for (said, heard), count in wrong.most_common(12)),
+    ]
+
+
+def draw_confusion(report: Report, path: str | Path) -> None:
+    """Draw the confusion matrix, as shares of each row, into a PNG file.
+
+    Raises:
+        DataError: the references are not classes, so there is no matrix.
+        SpeechseqError: matplotlib is not installed.
+    """
+    if report.confusion is None:
+        raise DataError(f"{path}: no confusion matrix, the references are not a few single labels")
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise SpeechseqError(
+            f"{path}: pictures need matplotlib; pip install 'speechseq[train]'"
+        ) from None
+    size = 2.5 + 0.28 * len(report.labels)
+    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    axes = figure.add_subplot()
+    shares = report.confusion / report.confusion.sum(axis=1, keepdims=True)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(report.labels) + 1), [*report.labels, "(other)"], rotation=90)
+    axes.set_yticks(range(len(report.labels)), report.labels)
+    axes.set_xlabel("recognised")
+    axes.set_ylabel("said")
+    axes.set_title(f"accuracy {100 * report.accuracy.value:.2f} %")
+    figure.colorbar(image, label="share of the row")
+    FigureCanvasAgg(figure).print_png(path)

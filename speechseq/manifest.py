@@ -1,0 +1,234 @@
+"""Utterances and the JSON-lines manifests that hold them; what a corpus is.
+
+One line an utterance, with the keys users of NeMo know: ``audio_filepath``, ``duration``,
+``text``, and optionally ``speaker``, ``offset``, ``split``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from speechseq.audio import read_audio
+from speechseq.errors import DataError, UsageError
+from speechseq.files import Archive, atomic_write
+
+CORPORA_VARIABLE = "SPEECHSEQ_CORPORA"
+DEFAULT_CORPORA = Path("data/corpora")
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One stretch of speech in an audio file, and what is said in it.
+
+    `duration` and `offset` are seconds; `offset` is where the utterance begins in the file.
+    A duration of 0 means up to the end of the file. An empty `audio_filepath` stands for
+    digital silence of `duration` seconds.
+    """
+
+    audio_filepath: str
+    duration: float
+    text: str
+    speaker: str = ""
+    offset: float = 0.0
+    split: str = ""
+
+    @property
+    def key(self) -> str:
+        """Name the stretch of audio, without the folder it lies in: stable across machines."""
+        path = Path(self.audio_filepath)
+        return f"{path.parent.name}/{path.stem}@{self.offset:.3f}"
+
+
+_FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
+    "audio_filepath": str,
+    "duration": (int, float),
+    "text": str,
+    "speaker": str,
+    "offset": (int, float),
+    "split": str,
+}
+_REQUIRED = ("audio_filepath", "duration", "text")
+
+
+def parse_line(line: str, where: str, folder: Path) -> Utterance:
+    """Read one manifest line; relative audio paths are taken from `folder`.
+
+    Unknown keys are ignored, as other toolkits write their own beside these.
+
+    Raises:
+        DataError: not a JSON object, or a key is missing or of the wrong type.
+    """
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON ({error}); write one JSON object a line") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: not a JSON object; write one JSON object a line")
+    for name in _REQUIRED:
+        if name not in row:
+            raise DataError(f"{where}: no {name!r}; add it ({', '.join(_REQUIRED)} are required)")
+    for name, kind in _FIELD_TYPES.items():
+        if name in row and (not isinstance(row[name], kind) or isinstance(row[name], bool)):
+            raise DataError(f"{where}: {name!r} is {row[name]!r}; a {_type_name(kind)} goes here")
+    for name in ("duration", "offset"):
+        if not 0 <= float(row.get(name, 0)) < 1e7:
+            raise DataError(f"{where}: {name!r} is {row[name]!r}; seconds, 0 or more, go here")
+    values = {name: row[name] for name in _FIELD_TYPES if name in row}
+    if values["audio_filepath"]:
+        values["audio_filepath"] = str(folder / values["audio_filepath"])
+    return Utterance(**values)
+
+
+def _type_name(kind: type | tuple[type, ...]) -> str:
+    return "string" if kind is str else "number"
+
+
+def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
+    """Read a manifest of JSON lines; blank lines are skipped.
+
+    Raises:
+        DataError: the file cannot be read, is empty, or a line is wrong (it is named).
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); give a manifest of JSON lines") from None
+    utterances = [
+        parse_line(line, f"{path}:{number}", path.parent)
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+    if not utterances:
+        raise DataError(f"{path}: holds no utterance; write one JSON object a line")
+    return utterances
+
+
+def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None:
+    """Write utterances as JSON lines, atomically; empty optional keys are left out."""
+    with atomic_write(path) as file:
+        for utterance in utterances:
+            row = {
+                name: value
+                for name, value in asdict(utterance).items()
+                if value or name in _REQUIRED
+            }
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+
+
+def read_utterance(utterance: Utterance, rate: int) -> np.ndarray:
+    """Return an utterance's samples (samples,); an empty path is digital silence."""
+    if not utterance.audio_filepath:
+        return np.zeros(max(round(utterance.duration * rate), 1), np.float32)
+    return read_audio(
+        utterance.audio_filepath, rate, offset=utterance.offset, duration=utterance.duration
+    )
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """How much speech a list of utterances holds; durations are seconds."""
+
+    utterances: int
+    hours: float
+    speakers: int
+    shortest: float
+    longest: float
+    words: int
+    texts: tuple[tuple[str, int], ...]
+
+
+def statistics(utterances: Sequence[Utterance]) -> Statistics:
+    """Count utterances, hours, speakers, words and each text (most frequent first)."""
+    durations = [utterance.duration for utterance in utterances] or [0.0]
+    return Statistics(
+        utterances=len(utterances),
+        hours=sum(durations) / 3600,
+        speakers=len({utterance.speaker for utterance in utterances if utterance.speaker}),
+        shortest=min(durations),
+        longest=max(durations),
+        words=sum(len(utterance.text.split()) for utterance in utterances),
+        texts=tuple(Counter(utterance.text for utterance in utterances).most_common()),
+    )
+
+
+def shared_speakers(one: Iterable[Utterance], other: Iterable[Utterance]) -> set[str]:
+    """Name the speakers heard in both lists; scores over such a pair are not speaker-independent."""
+    return {u.speaker for u in one if u.speaker} & {u.speaker for u in other if u.speaker}
+
+
+def shared_audio(one: Iterable[Utterance], other: Iterable[Utterance]) -> set[str]:
+    """Name the stretches of audio that stand in both lists; there must be none."""
+
+    def stretches(utterances: Iterable[Utterance]) -> set[str]:
+        return {f"{u.audio_filepath}@{u.offset:.3f}" for u in utterances if u.audio_filepath}
+
+    return stretches(one) & stretches(other)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A public corpus, or a layout of one's own: where it comes from and how to list it.
+
+    `read` takes the corpus' folder and, by keyword, the `options` it names, and returns every
+    utterance with its `split`. `folder` is its name below a folder of corpora; an empty one
+    means that the user always gives the place. `noise` is its folder of noise recordings.
+    """
+
+    name: str
+    title: str
+    splits: tuple[str, ...]
+    read: Callable[..., list[Utterance]]
+    folder: str = ""
+    licence: str = ""
+    homepage: str = ""
+    archives: tuple[Archive, ...] = ()
+    options: tuple[str, ...] = ()
+    noise: str = ""
+
+    def locate(self, root: str | os.PathLike[str] = "") -> Path:
+        """Find the corpus: at `root`, else below $SPEECHSEQ_CORPORA, else below data/corpora.
+
+        Raises:
+            DataError: it is at none of these places.
+        """
+        if root:
+            if not Path(root).exists():
+                raise DataError(f"{root}: no such file or folder; give the place of {self.name}")
+            return Path(root)
+        if not self.folder:
+            raise UsageError(f"{self.name}: needs the place of your data; give it with --root")
+        parents = [Path(os.environ[CORPORA_VARIABLE])] if os.environ.get(CORPORA_VARIABLE) else []
+        parents.append(DEFAULT_CORPORA)
+        for parent in parents:
+            if (parent / self.folder).is_dir():
+                return parent / self.folder
+        looked = " and ".join(str(parent / self.folder) for parent in parents)
+        raise DataError(
+            f"{self.name}: not found at {looked}; run 'speechseq data download {self.name}' "
+            f"or give its place with --root"
+        )
+
+    def utterances(
+        self, split: str, *, root: str | os.PathLike[str] = "", **options: object
+    ) -> list[Utterance]:
+        """List one split's utterances.
+
+        Raises:
+            UsageError: the corpus has no such split.
+            DataError: the corpus, or this split of it, is not there.
+        """
+        if self.splits and split not in self.splits:
+            raise UsageError(f"{self.name}: no split {split!r}; it has {', '.join(self.splits)}")
+        place = self.locate(root)
+        found = [u for u in self.read(place, **options) if u.split == split]
+        if not found:
+            raise DataError(f"{self.name}: split {split!r} is not in {place}; it must be added there")
+        return found

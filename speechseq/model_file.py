@@ -1,0 +1,172 @@
+"""The shipped model: one ONNX file, whose metadata holds all that a recogniser needs beside it.
+
+Waveform in, log-probabilities out; tokens, recipe (rate, decoding) and card travel with the
+graph. Reading one runs no code of the file's: ONNX is a table of known operators.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from speechseq.errors import ModelError, SpeechseqError, nearest
+from speechseq.recipe import Recipe, recipe_from_dict
+from speechseq.tokens import Vocabulary
+
+FORMAT = "1"
+"""Version of the metadata below."""
+
+KEYS = ("format", "vocabulary", "recipe", "card", "weights_sha256")
+"""Metadata keys, each written as ``speechseq.<key>``."""
+
+BUNDLED = Path(__file__).parent / "models"
+DEFAULT_MODEL = "digits"
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_QUIET = 3  # onnxruntime's log severity: errors only
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """An open model file. `card` is what its maker says of it: data, licence, command, scores."""
+
+    path: Path
+    session: onnxruntime.InferenceSession
+    vocabulary: Vocabulary
+    recipe: Recipe
+    card: Mapping[str, Any]
+    weights_sha256: str
+
+
+def metadata(
+    vocabulary: Vocabulary, recipe: Recipe, card: Mapping[str, Any], weights_sha256: str
+) -> dict[str, str]:
+    """Return the metadata to write into an ONNX file. Places on the maker's disk are left out."""
+    settings = recipe.to_dict()
+    settings["data"]["root"] = ""
+    tokens = {"kind": vocabulary.kind, "tokens": list(vocabulary.tokens)}
+    values = {
+        "format": FORMAT,
+        "vocabulary": json.dumps(tokens, ensure_ascii=False),
+        "recipe": json.dumps(settings, ensure_ascii=False),
+        "card": json.dumps(dict(card), ensure_ascii=False),
+        "weights_sha256": weights_sha256,
+    }
+    return {f"speechseq.{key}": values[key] for key in KEYS}
+
+
+def bundled_names() -> list[str]:
+    """List the names of the models that come with the package."""
+    return sorted(path.stem for path in BUNDLED.glob("*.onnx"))
+
+
+def find_model(name: str | os.PathLike[str]) -> Path:
+    """Find the model file that a bundled name, a file or a run folder stands for.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if str(name) in bundled_names():
+        return BUNDLED / f"{name}.onnx"
+    path = Path(name)
+    if path.is_dir():
+        if (path / "model.onnx").is_file():
+            return path / "model.onnx"
+        raise ModelError(f"{path}: holds no model.onnx; finish its training or export it")
+    if path.is_file():
+        return path
+    raise ModelError(
+        f"{name}: no such model file, run folder or bundled model{nearest(str(name), bundled_names())}"
+    )
+
+
+def read_model(
+    name: str | os.PathLike[str], *, device: str = "cpu", threads: int = 0
+) -> ModelFile:
+    """Open the model that a bundled name, a file or a run folder stands for.
+
+    `device` is cpu or cuda (auto takes cuda where onnxruntime offers it); `threads` 0 leaves the
+    number to onnxruntime.
+
+    Raises:
+        ModelError: there is no such model, it is damaged or not one of ours, or the device is
+            not there.
+    """
+    path = find_model(name)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror}); check the file") from None
+    return open_model(data, path, device=device, threads=threads)
+
+
+def open_model(data: bytes, path: Path, *, device: str = "cpu", threads: int = 0) -> ModelFile:
+    """Open a model from its bytes; `path` is where they come from or will go.
+
+    Raises:
+        ModelError: as `read_model`.
+    """
+    session = _session(data, path, provider(device), threads)
+    values = session.get_modelmeta().custom_metadata_map
+    missing = [key for key in KEYS if f"speechseq.{key}" not in values]
+    if missing:
+        raise ModelError(
+            f"{path}: not a speechseq model (no {missing[0]} in its metadata); export it with speechseq"
+        )
+    return _parse(path, session, {key: values[f"speechseq.{key}"] for key in KEYS})
+
+
+def _parse(
+    path: Path, session: onnxruntime.InferenceSession, values: Mapping[str, str]
+) -> ModelFile:
+    if values["format"] != FORMAT:
+        raise ModelError(
+            f"{path}: written in format {values['format']!r}, this version reads {FORMAT}; "
+            f"install a matching speechseq"
+        )
+    try:
+        tokens = json.loads(values["vocabulary"])
+        vocabulary = Vocabulary(tokens["kind"], tuple(map(str, tokens["tokens"])))
+        recipe = recipe_from_dict(json.loads(values["recipe"]), str(path))
+        card = dict(json.loads(values["card"]))
+    except SpeechseqError as error:
+        raise ModelError(f"{path}: its metadata is wrong ({error}); export it again") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(f"{path}: its metadata is damaged ({error}); export it again") from None
+    return ModelFile(path, session, vocabulary, recipe, card, values["weights_sha256"])
+
+
+def provider(device: str) -> str:
+    """Return onnxruntime's execution provider for a device; auto takes cuda where it is there.
+
+    Raises:
+        ModelError: this onnxruntime has none for the device.
+    """
+    there = onnxruntime.get_available_providers()
+    if device == "auto":
+        return PROVIDERS["cuda"] if PROVIDERS["cuda"] in there else PROVIDERS["cpu"]
+    if device not in PROVIDERS or PROVIDERS[device] not in there:
+        raise ModelError(
+            f"device {device}: this onnxruntime runs on {', '.join(there)}; for cuda "
+            f"'pip install onnxruntime-gpu', or use --device cpu"
+        )
+    return PROVIDERS[device]
+
+
+def _session(
+    data: bytes, path: Path, provider_name: str, threads: int
+) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _QUIET
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    try:
+        return onnxruntime.InferenceSession(data, sess_options=options, providers=[provider_name])
+    except Exception as error:  # onnxruntime's exceptions share no public class
+        reason = str(error).split("\n")[0][:200]
+        raise ModelError(f"{path}: not a usable ONNX model ({reason}); export it again") from None

@@ -1,0 +1,424 @@
+"""A recipe: every setting of a training, as frozen dataclasses, and its YAML reader.
+
+The dataclasses hold the only defaults there are; a recipe file writes down what differs.
+The resolved recipe travels in the run folder and inside the model file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from speechseq.errors import UsageError, nearest
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which speech to learn from, and how its texts become tokens.
+
+    With `corpus: jsonl`, `csv` or `folder`, `root` is the user's file or folder. Where the corpus has no
+    validation split of its own (or `validation_split` is empty), one is taken out of the
+    training split: all utterances of `validation_speakers` speakers, or else
+    `validation_fraction` of the utterances. `words`, `unknown`, `silence` and
+    `held_out_speaker` are for the corpora that name them as options.
+    """
+
+    corpus: str = "folder"
+    root: str = ""
+    train_split: str = "train"
+    validation_split: str = "validation"
+    validation_speakers: int = 0
+    validation_fraction: float = 0.1
+    test_split: str = "test"
+    tokens: str = "characters"
+    words: tuple[str, ...] = ()
+    unknown: bool = False
+    silence: bool = False
+    held_out_speaker: str = ""
+    cache_ram_gigabytes: float = 4.0
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """Waveform to frames. Frequencies in hertz, durations in seconds.
+
+    `kind` is log_mel or mfcc. `fft_samples` 0 stands for the next power of two of the window.
+    `edge_seconds` of silence are put before and after each utterance, so that sounds cut at the
+    edge still have frames around them. `cmvn` is none, utterance or global.
+    """
+
+    kind: str = "log_mel"
+    rate: int = 16000
+    window_seconds: float = 0.025
+    hop_seconds: float = 0.010
+    fft_samples: int = 0
+    mels: int = 40
+    low_hz: float = 20.0
+    high_hz: float = 0.0
+    mel_scale: str = "htk"
+    floor: float = 1e-6
+    coefficients: int = 13
+    deltas: int = 0
+    cmvn: str = "global"
+    edge_seconds: float = 0.0
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from one frame to the next."""
+        return round(self.hop_seconds * self.rate)
+
+    @property
+    def window_samples(self) -> int:
+        """Samples under one window."""
+        return round(self.window_seconds * self.rate)
+
+    @property
+    def edge_samples(self) -> int:
+        """Samples of silence put before and after each utterance."""
+        return round(self.edge_seconds * self.rate)
+
+    @property
+    def transform_samples(self) -> int:
+        """Points of the Fourier transform."""
+        return self.fft_samples or 2 ** math.ceil(math.log2(max(self.window_samples, 2)))
+
+    @property
+    def top_hz(self) -> float:
+        """Upper edge of the filter bank: `high_hz`, or half the rate."""
+        return self.high_hz or self.rate / 2
+
+    def frames(self, samples: int) -> int:
+        """Return how many frames `samples` give: one centred on every hop, both edges included."""
+        return (samples + 2 * self.edge_samples) // self.hop_samples + 1
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The network between features and log-probabilities.
+
+    `front_end` is none, stack (of `time_stride` frames) or conv (two 3 x 3 convolutions that
+    halve the frequencies each and shorten time `time_stride` times). `cell` is rnn, gru or
+    lstm. `projection` 0 means none. `head` is ctc or classify; `pooling` (last, mean,
+    attention) is for classify. `skip_input` adds the textbook's V x_t to the output.
+    """
+
+    front_end: str = "none"
+    time_stride: int = 1
+    channels: int = 32
+    cell: str = "lstm"
+    layers: int = 2
+    hidden: int = 128
+    bidirectional: bool = True
+    projection: int = 0
+    layer_norm: bool = False
+    residual: bool = False
+    dropout: float = 0.0
+    head: str = "ctc"
+    pooling: str = "last"
+    skip_input: bool = False
+
+    def output_frames(self, frames: int) -> int:
+        """Return how many frames leave the front end: one for each `time_stride` begun."""
+        return -(-frames // self.time_stride)
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """What training does to its own utterances, and to no others.
+
+    `speeds` are playback factors, one cached copy each. `join` strings up to so many
+    utterances of a batch together (CTC only) with gaps of up to `join_gap_seconds`.
+    `shift_seconds` moves an utterance either way inside its length. `noise_probability` of
+    the utterances get noise at a level between `noise_low_db` and `noise_high_db`
+    signal-to-noise ratio: the corpus' own recordings, or coloured noise where it has none.
+    `gain_db` is the largest change of level either way.
+    """
+
+    speeds: tuple[float, ...] = (1.0,)
+    join: int = 1
+    join_gap_seconds: float = 0.3
+    shift_seconds: float = 0.0
+    gain_db: float = 0.0
+    noise_probability: float = 0.0
+    noise_low_db: float = 5.0
+    noise_high_db: float = 30.0
+    frequency_masks: int = 0
+    frequency_mask_width: int = 8
+    time_masks: int = 0
+    time_mask_seconds: float = 0.1
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the weights are found.
+
+    `schedule` is one_cycle or cosine. `ema` 0 keeps no averaged weights. `patience` is the number of
+    validations without a better score after which training stops; 0 never stops early.
+    """
+
+    epochs: int = 30
+    batch: int = 32
+    learning_rate: float = 0.002
+    weight_decay: float = 0.01
+    schedule: str = "one_cycle"
+    warm_up: float = 0.15
+    clip_norm: float = 5.0
+    label_smoothing: float = 0.0
+    ema: float = 0.998
+    patience: int = 0
+    validate_every: int = 1
+    keep_checkpoints: int = 2
+
+
+@dataclass(frozen=True)
+class DecodingSettings:
+    """How log-probabilities become text; `decoder` is for sequences, a class is always the best."""
+
+    decoder: str = "greedy"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a training depends on, beside the data itself."""
+
+    name: str = "recipe"
+    seed: int = 0
+    data: DataSettings = field(default_factory=DataSettings)
+    features: FeatureSettings = field(default_factory=FeatureSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    decoding: DecodingSettings = field(default_factory=DecodingSettings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the whole recipe as plain JSON values."""
+        return _plain(dataclasses.asdict(self))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "data.tokens": ("characters", "words", "classes"),
+    "features.kind": ("log_mel", "mfcc"),
+    "features.mel_scale": ("htk", "slaney"),
+    "features.cmvn": ("none", "utterance", "global"),
+    "model.front_end": ("none", "stack", "conv"),
+    "model.cell": ("rnn", "gru", "lstm"),
+    "model.head": ("ctc", "classify"),
+    "model.pooling": ("last", "mean", "attention"),
+    "training.schedule": ("one_cycle", "cosine"),
+    "decoding.decoder": ("greedy",),
+}
+"""The words a setting may be."""
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "data.validation_speakers": (0, 1_000_000),
+    "data.validation_fraction": (0.0, 0.9),
+    "data.cache_ram_gigabytes": (0.0, 1e6),
+    "features.rate": (1000, 192_000),
+    "features.window_seconds": (0.001, 1.0),
+    "features.hop_seconds": (0.001, 1.0),
+    "features.fft_samples": (0, 65536),
+    "features.mels": (1, 512),
+    "features.low_hz": (0.0, 96_000.0),
+    "features.high_hz": (0.0, 96_000.0),
+    "features.floor": (1e-12, 1.0),
+    "features.coefficients": (1, 512),
+    "features.deltas": (0, 2),
+    "features.edge_seconds": (0.0, 10.0),
+    "model.time_stride": (1, 8),
+    "model.channels": (1, 4096),
+    "model.layers": (1, 32),
+    "model.hidden": (1, 8192),
+    "model.projection": (0, 8192),
+    "model.dropout": (0.0, 0.95),
+    "augment.join": (1, 32),
+    "augment.join_gap_seconds": (0.0, 10.0),
+    "augment.shift_seconds": (0.0, 10.0),
+    "augment.gain_db": (0.0, 60.0),
+    "augment.noise_probability": (0.0, 1.0),
+    "augment.noise_low_db": (-40.0, 100.0),
+    "augment.noise_high_db": (-40.0, 100.0),
+    "augment.frequency_masks": (0, 32),
+    "augment.frequency_mask_width": (1, 512),
+    "augment.time_masks": (0, 32),
+    "augment.time_mask_seconds": (0.0, 10.0),
+    "training.epochs": (1, 100_000),
+    "training.batch": (1, 65_536),
+    "training.learning_rate": (1e-9, 10.0),
+    "training.weight_decay": (0.0, 10.0),
+    "training.warm_up": (0.0, 0.9),
+    "training.clip_norm": (1e-6, 1e6),
+    "training.label_smoothing": (0.0, 0.9),
+    "training.ema": (0.0, 0.99999),
+    "training.patience": (0, 100_000),
+    "training.validate_every": (1, 100_000),
+    "training.keep_checkpoints": (1, 1000),
+}
+"""The least and the greatest value of each number."""
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which lets a key written twice pass silently; this one does not."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key_node.value!r} is written twice", key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a YAML recipe and lay `section.key=value` overrides over it.
+
+    Raises:
+        UsageError: the file cannot be read, is not two levels of YAML, or a key or value is wrong.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = yaml.load(text, _UniqueKeyLoader) or {}  # noqa: S506 (a safe loader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}); give a recipe file") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path}: not YAML ({reason}); correct the line") from None
+    if not isinstance(tree, dict):
+        raise UsageError(f"{path}: not a mapping; write 'section:' and its keys below it")
+    tree.setdefault("name", path.stem)
+    for override in overrides:
+        _lay_over(tree, override)
+    return recipe_from_dict(tree, str(path))
+
+
+def _lay_over(tree: dict[str, Any], override: str) -> None:
+    name, equals, value = override.partition("=")
+    section, dot, key = name.partition(".")
+    if not equals or not section or (dot and not key):
+        raise UsageError(f"{override}: not an override; write section.key=value")
+    try:
+        parsed = yaml.load(value, _UniqueKeyLoader)  # noqa: S506 (a safe loader)
+    except yaml.YAMLError:
+        raise UsageError(f"{override}: {value!r} is not a YAML value; quote it") from None
+    if not dot:
+        tree[section] = parsed
+    elif isinstance(tree.setdefault(section, {}) or {}, dict):
+        tree[section] = {**(tree[section] or {}), key: parsed}
+
+
+def recipe_from_dict(tree: Mapping[str, Any], where: str) -> Recipe:
+    """Build a checked recipe from plain values, as read from YAML or a model file's JSON.
+
+    Raises:
+        UsageError: an unknown key (the nearest one is named), a value of the wrong type or range.
+    """
+    recipe = _build(Recipe, tree, where, "")
+    _check_together(recipe, where)
+    return recipe
+
+
+def _build(cls: type, tree: Mapping[str, Any], where: str, prefix: str) -> Any:
+    kinds = typing.get_type_hints(cls)
+    values = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if key not in kinds:
+            raise UsageError(f"{where}: unknown key {name!r}{nearest(str(key), kinds)}")
+        if dataclasses.is_dataclass(kinds[key]):
+            if not isinstance(value, Mapping | None):
+                raise UsageError(f"{where}: {name!r} is {value!r}; a section of keys goes here")
+            values[key] = _build(typing.cast(type, kinds[key]), value or {}, where, f"{name}.")
+        else:
+            values[key] = _value(kinds[key], value, where, name)
+    return cls(**values)
+
+
+def _value(kind: Any, value: Any, where: str, name: str) -> Any:
+    """Turn one YAML value into the type of its field, or say what goes there."""
+    if isinstance(kind, types.GenericAlias):
+        item_kind = typing.get_args(kind)[0]
+        items = value if isinstance(value, list | tuple) else [value]
+        return tuple(_value(item_kind, item, where, name) for item in items)
+    if kind is float and isinstance(value, str):
+        value = _scientific(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is str and isinstance(value, bool):
+        raise UsageError(f"{where}: {name!r} is read as {value} by YAML; put quotes around it")
+    if type(value) is not kind:
+        raise UsageError(f"{where}: {name!r} is {value!r}; {_TYPE_NAMES[kind]} goes here")
+    if name in CHOICES and value not in CHOICES[name]:
+        raise UsageError(f"{where}: {name!r} is {value!r}{nearest(value, CHOICES[name])}")
+    if name in BOUNDS and not BOUNDS[name][0] <= value <= BOUNDS[name][1]:
+        low, high = BOUNDS[name]
+        raise UsageError(f"{where}: {name!r} is {value!r}; a number from {low} to {high} goes here")
+    return value
+
+
+_TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _scientific(value: str) -> float | str:
+    """Read what YAML 1.1 takes for text: 1e-3 has no dot, so PyYAML leaves it a string."""
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+def _check_together(recipe: Recipe, where: str) -> None:
+    """Check what only shows when several settings are seen together."""
+    for problem in _contradictions(recipe):
+        raise UsageError(f"{where}: {problem}")
+
+
+def _contradictions(recipe: Recipe) -> Iterator[str]:
+    features, model, augment = recipe.features, recipe.model, recipe.augment
+    if features.hop_samples < 1 or features.window_samples < 2:
+        yield "features.hop_seconds and window_seconds are under a sample; raise them"
+    if features.transform_samples < features.window_samples:
+        yield (
+            f"features.fft_samples {features.fft_samples} is shorter than the window of "
+            f"{features.window_samples} samples; raise it or leave it 0"
+        )
+    if not features.low_hz < features.top_hz <= features.rate / 2:
+        yield (
+            f"features.low_hz {features.low_hz:g} and high_hz {features.top_hz:g} must rise and "
+            f"stay under half the rate, {features.rate / 2:g}; correct them"
+        )
+    if features.kind == "mfcc" and features.coefficients > features.mels:
+        yield "features.coefficients is more than features.mels; lower it"
+    if (model.head == "ctc") != (recipe.data.tokens != "classes"):
+        yield (
+            f"model.head {model.head} does not go with data.tokens {recipe.data.tokens}; "
+            f"ctc takes characters or words, classify takes classes"
+        )
+    if model.front_end == "none" and model.time_stride != 1:
+        yield "model.time_stride needs model.front_end stack or conv; choose one"
+    if model.front_end == "conv" and features.kind == "mfcc":
+        yield "model.front_end conv needs neighbouring frequencies; use features.kind log_mel"
+    if model.front_end == "conv" and model.time_stride > 4:
+        yield "model.time_stride over 4 would step over frames; lower it or use front_end stack"
+    if augment.join > 1 and model.head != "ctc":
+        yield "augment.join makes strings, which need model.head ctc; set it to 1"
+    if not augment.speeds or not all(0.25 <= speed <= 4 for speed in augment.speeds):
+        yield "augment.speeds holds a factor outside 0.25 to 4; correct it"
+    if augment.noise_low_db > augment.noise_high_db:
+        yield "augment.noise_low_db is above noise_high_db; swap them"

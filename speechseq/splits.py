@@ -1,0 +1,93 @@
+"""Which utterances a recipe learns from, chooses by and is measured on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from speechseq.corpora import CORPORA
+from speechseq.errors import DataError, choose
+from speechseq.manifest import Corpus, Utterance
+from speechseq.recipe import DataSettings
+
+
+def corpus_options(corpus: Corpus, settings: DataSettings) -> dict[str, object]:
+    """Return the options of the corpus as the recipe sets them.
+
+    Raises:
+        DataError: the recipe sets an option this corpus does not have.
+    """
+    defaults = DataSettings()
+    for name in ("words", "unknown", "silence", "held_out_speaker"):
+        if getattr(settings, name) != getattr(defaults, name) and name not in corpus.options:
+            raise DataError(f"data.{name}: corpus {corpus.name} has no such option; leave it out")
+    return {name: getattr(settings, name) for name in corpus.options}
+
+
+def load_split(settings: DataSettings, split: str, seed: int) -> list[Utterance]:
+    """List one split as the recipe has it: train and validation as training sees them.
+
+    Raises:
+        DataError: the corpus or the split is not there.
+        UsageError: the corpus has no such split.
+    """
+    if split in ("train", settings.train_split):
+        return training_splits(settings, seed)[0]
+    if split in ("validation", settings.validation_split):
+        return training_splits(settings, seed)[1]
+    corpus = choose(CORPORA, settings.corpus, "data.corpus")
+    return corpus.utterances(split, root=settings.root, **corpus_options(corpus, settings))
+
+
+def training_splits(
+    settings: DataSettings, seed: int
+) -> tuple[list[Utterance], list[Utterance]]:
+    """List the training and the validation utterances.
+
+    Raises:
+        DataError: the corpus or a split is not there, or holds too little to take a part out of.
+    """
+    corpus = choose(CORPORA, settings.corpus, "data.corpus")
+    options = corpus_options(corpus, settings)
+    found = corpus.read(corpus.locate(settings.root), **options)
+    train = [u for u in found if u.split == settings.train_split]
+    if not train:
+        raise DataError(f"data.train_split: {corpus.name} has no {settings.train_split!r} here")
+    held = [u for u in found if u.split == settings.validation_split]
+    if held and not settings.validation_speakers:
+        return train, held
+    if settings.validation_split in corpus.splits and not settings.validation_speakers:
+        raise DataError(
+            f"{corpus.name}: split {settings.validation_split!r} is not here; add it, or set "
+            f"data.validation_split to '' to take it out of the training split"
+        )
+    return hold_out(train, settings, seed)
+
+
+def hold_out(
+    utterances: Sequence[Utterance], settings: DataSettings, seed: int
+) -> tuple[list[Utterance], list[Utterance]]:
+    """Take a validation part out of the training utterances: whole speakers, or a fraction.
+
+    The choice is a hash of the seed and the name, so it is the same on every machine.
+    """
+
+    def rank(name: str) -> str:
+        return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
+
+    if settings.validation_speakers:
+        speakers = sorted({u.speaker for u in utterances if u.speaker}, key=rank)
+        if len(speakers) <= settings.validation_speakers:
+            raise DataError(
+                f"data.validation_speakers: {settings.validation_speakers} of "
+                f"{len(speakers)} speakers leaves none to train on; lower it"
+            )
+        chosen = set(speakers[: settings.validation_speakers])
+        held = [u for u in utterances if u.speaker in chosen]
+    else:
+        ranked = sorted(utterances, key=lambda u: rank(u.key))
+        held = ranked[: round(settings.validation_fraction * len(ranked))]
+    if not held:
+        raise DataError("data.validation_fraction: holds out no utterance; raise it")
+    names = {id(utterance) for utterance in held}
+    return [u for u in utterances if id(u) not in names], held

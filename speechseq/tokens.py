@@ -1,0 +1,108 @@
+"""The vocabulary: text to token numbers and back, and the one normalisation of text.
+
+Training, scoring and decoding all go through `Vocabulary`, so they agree on what a text is.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from speechseq.errors import DataError, choose
+
+BLANK = 0
+"""Number of the CTC blank in every sequence vocabulary."""
+
+BLANK_TOKEN = "<blank>"
+
+
+def _normalise_sequence(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
+
+
+def _normalise_label(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+KINDS = {
+    "characters": _normalise_sequence,
+    "words": _normalise_sequence,
+    "classes": _normalise_label,
+}
+"""What a token is, with the normalisation of its text.
+
+Sequences are folded to lower case and compatibility forms (NFKC); class labels keep their case.
+"""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens a model knows, in the order of its outputs.
+
+    `kind` is one of `KINDS`. Sequence vocabularies (characters, words) begin with the CTC blank
+    at 0; class labels have no blank.
+
+    Raises:
+        UsageError: unknown kind.
+        DataError: no tokens, a token twice, or no blank where there must be one.
+    """
+
+    kind: str
+    tokens: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        choose(KINDS, self.kind, "tokens")
+        if len(set(self.tokens)) != len(self.tokens):
+            raise DataError("vocabulary: a token stands twice; list each once")
+        if self.is_sequence and (not self.tokens or self.tokens[BLANK] != BLANK_TOKEN):
+            raise DataError(f"vocabulary: does not begin with {BLANK_TOKEN}; put it first")
+        if len(self.tokens) <= self.is_sequence:
+            raise DataError("vocabulary: empty; the training texts hold nothing to learn")
+
+    @classmethod
+    def from_texts(cls, kind: str, texts: Iterable[str]) -> Vocabulary:
+        """Collect every token of `texts`, sorted, so that the same texts give the same numbers."""
+        normalise = choose(KINDS, kind, "tokens")
+        found = sorted({unit for text in texts for unit in _split(kind, normalise(text))})
+        return cls(kind, tuple(found) if kind == "classes" else (BLANK_TOKEN, *found))
+
+    @property
+    def is_sequence(self) -> bool:
+        """Tell whether texts are sequences of tokens (CTC) or single class labels."""
+        return self.kind != "classes"
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def normalise(self, text: str) -> str:
+        """Return `text` as training, scoring and decoding see it."""
+        return KINDS[self.kind](text)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token numbers of `text`.
+
+        Raises:
+            DataError: `text` cannot be spelt with these tokens; the missing ones are named.
+        """
+        units = _split(self.kind, self.normalise(text))
+        numbers = {token: number for number, token in enumerate(self.tokens)}
+        missing = sorted({unit for unit in units if unit not in numbers or unit == BLANK_TOKEN})
+        if missing:
+            names = ", ".join(repr(unit) for unit in missing[:5])
+            raise DataError(
+                f"text {text!r}: cannot be spelt, {names} not among the {len(self)} "
+                f"{self.kind}; correct the text or train with it"
+            )
+        return [numbers[unit] for unit in units]
+
+    def decode(self, numbers: Sequence[int]) -> str:
+        """Return the text of token numbers that hold no blank."""
+        units = [self.tokens[number] for number in numbers]
+        return " ".join("".join(units).split()) if self.kind == "characters" else " ".join(units)
+
+
+def _split(kind: str, text: str) -> list[str]:
+    if kind == "characters":
+        return list(text)
+    return text.split() if kind == "words" else [text]

@@ -1,0 +1,1 @@
+"""Everything that needs PyTorch: features, networks, data, the training loop and export."""

@@ -1,0 +1,129 @@
+"""What training does to its own utterances; only the loop's data and the loop itself call it.
+
+Levels, noise and shifts work on log-mels, where mixing is adding powers: for two independent
+sounds E|X + N|^2 = |X|^2 + |N|^2 in every band, so ``log(exp(x) + exp(n))`` is the mixture's
+log-mel up to the cross term's zero-mean ripple. It costs no transform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import soxr
+import torch
+from torch import Tensor
+
+from speechseq.recipe import AugmentSettings, FeatureSettings
+
+LOG_PER_DECIBEL = np.log(10) / 10
+"""Natural logarithms of power in a decibel."""
+
+NOISE_TILTS = (0.0, -1.0, -2.0)
+"""Exponents of frequency in the power of white, pink and brown noise."""
+
+
+def change_speed(samples: np.ndarray, rate: int, factor: float) -> np.ndarray:
+    """Play samples (samples,) `factor` times as fast, pitch included; shape (samples / factor,)."""
+    return samples if factor == 1.0 else soxr.resample(samples, rate * factor, rate)
+
+
+def coloured_noise(samples: int, tilt: float, rng: np.random.Generator) -> np.ndarray:
+    """Return Gaussian noise (samples,) whose power goes with frequency to the `tilt`, level 0.1."""
+    spectrum = np.fft.rfft(rng.standard_normal(samples))
+    spectrum *= np.maximum(np.arange(len(spectrum)), 1.0) ** (tilt / 2)
+    noise = np.fft.irfft(spectrum, samples)
+    return (0.1 * noise / noise.std()).astype(np.float32)
+
+
+def join(pieces: Sequence[np.ndarray], features: FeatureSettings, gaps: Sequence[int]) -> np.ndarray:
+    """String log-mels (frames, mels) together with so many silent frames between neighbours.
+
+    The silence that each piece carries at its own edges is kept only at the string's two ends.
+    """
+    edge = features.edge_samples // features.hop_samples
+    silence = np.log(features.floor)
+    parts: list[np.ndarray] = []
+    for number, piece in enumerate(pieces):
+        start = edge if number else 0
+        stop = len(piece) - edge if number < len(pieces) - 1 else len(piece)
+        if number:
+            parts.append(np.full((gaps[number - 1], piece.shape[1]), silence, np.float32))
+        parts.append(piece[start:stop])
+    return np.concatenate(parts)
+
+
+def shift(log_mels: np.ndarray, frames: int, floor: float) -> np.ndarray:
+    """Move (frames, mels) later (or, negative, earlier) inside its length; silence fills up."""
+    moved = np.full_like(log_mels, np.log(floor))
+    size = len(log_mels)
+    if abs(frames) < size:
+        moved[max(frames, 0) : size + min(frames, 0)] = log_mels[
+            max(-frames, 0) : size - max(frames, 0)
+        ]
+    return moved
+
+
+def mix_noise(
+    log_mels: np.ndarray, noise: np.ndarray, ratio_db: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Add a random stretch of noise (frames, mels) to (frames, mels), so many dB under its level."""
+    start = rng.integers(0, max(len(noise) - len(log_mels), 0) + 1)
+    stretch = np.take(noise, np.arange(start, start + len(log_mels)), axis=0, mode="wrap")
+    level = _level(log_mels) - _level(stretch) - ratio_db * LOG_PER_DECIBEL
+    return np.logaddexp(log_mels, stretch + level)
+
+
+def _level(log_mels: np.ndarray) -> float:
+    """Return the log of the mean power over the louder half of the frames, silence left out."""
+    energies = np.sort(np.exp(log_mels).mean(axis=1))
+    return float(np.log(energies[len(energies) // 2 :].mean()))
+
+
+def augment(
+    log_mels: np.ndarray,
+    features: FeatureSettings,
+    settings: AugmentSettings,
+    noises: Sequence[np.ndarray],
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Shift, mix noise into and change the level of one utterance's log-mels (frames, mels)."""
+    reach = round(settings.shift_seconds / features.hop_seconds)
+    if reach:
+        log_mels = shift(log_mels, int(rng.integers(-reach, reach + 1)), features.floor)
+    if noises and rng.random() < settings.noise_probability:
+        ratio = rng.uniform(settings.noise_low_db, settings.noise_high_db)
+        log_mels = mix_noise(log_mels, noises[rng.integers(len(noises))], ratio, rng)
+    if settings.gain_db:
+        log_mels = log_mels + rng.uniform(-1, 1) * settings.gain_db * LOG_PER_DECIBEL
+        log_mels = np.maximum(log_mels, np.log(features.floor))
+    return log_mels
+
+
+def spec_augment(
+    frames: Tensor,
+    lengths: Tensor,
+    settings: AugmentSettings,
+    *,
+    mask_frames: int,
+    rng: np.random.Generator,
+) -> Tensor:
+    """Mask stripes of normalised features (batch, frames, dims) with 0, which is their mean.
+
+    Every utterance gets its own `frequency_masks` stripes of up to `frequency_mask_width` dims
+    and `time_masks` stripes of up to `mask_frames` frames, none over a third of its length.
+
+    Source: Park et al. 2019, SpecAugment.
+    """
+    batch, size, dims = frames.shape
+    keep = torch.ones(batch, size, dims, dtype=torch.bool)
+    for row, length in enumerate(lengths.tolist()):
+        for _ in range(settings.frequency_masks):
+            width = int(rng.integers(0, min(settings.frequency_mask_width, dims) + 1))
+            start = int(rng.integers(0, dims - width + 1))
+            keep[row, :, start : start + width] = False
+        for _ in range(settings.time_masks):
+            width = int(rng.integers(0, min(mask_frames, length // 3) + 1))
+            start = int(rng.integers(0, length - width + 1))
+            keep[row, start : start + width] = False
+    return frames * keep.to(frames.device)

@@ -1,0 +1,124 @@
+"""Checkpoints: all that a resumed training needs, in one safetensors file, no pickle.
+
+The file is whole or not there: it is written under another name and renamed. Chance needs no
+state (see `training.data`), so tensors and a few numbers are all there is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from speechseq.errors import ModelError
+from speechseq.files import atomic_write
+
+FOLDER = "checkpoints"
+PATTERN = "step-*.safetensors"
+
+
+@dataclass
+class Progress:
+    """Where a training stands: `batch` batches of `epoch` are done, `step` steps in all.
+
+    `best_score` is the lowest validation score so far, `stale` the validations since it,
+    `seconds` the time trained, over all resumptions.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best_score: tuple[float, float] = (float("inf"), float("inf"))
+    stale: int = 0
+    seconds: float = 0.0
+
+
+def save_checkpoint(
+    folder: Path,
+    progress: Progress,
+    *,
+    network: nn.Module,
+    averaged: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    keep: int,
+) -> Path:
+    """Write a checkpoint into the run folder and delete all but the newest `keep`."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {f"averaged.{name}": tensor for name, tensor in averaged.state_dict().items()}
+    for number, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
+    path = folder / FOLDER / f"step-{progress.step:08d}.safetensors"
+    write_tensors(path, tensors, {"progress": json.dumps(asdict(progress))})
+    for old in sorted(path.parent.glob(PATTERN))[:-keep]:
+        old.unlink()
+    return path
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors and text as a safetensors file, atomically."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(path) as file:
+        file.write(save(plain, metadata))
+
+
+def load_newest(
+    folder: Path,
+    *,
+    network: nn.Module,
+    averaged: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    note: Callable[[str], None],
+) -> Progress:
+    """Fill network, averaged weights and optimiser from the newest readable checkpoint.
+
+    A damaged one is named through `note`, and the one before it is taken.
+
+    Raises:
+        ModelError: the run folder holds no usable checkpoint.
+    """
+    for path in sorted((folder / FOLDER).glob(PATTERN), reverse=True):
+        try:
+            tensors, progress = _read(path)
+            _fill(tensors, network, averaged, optimiser)
+            return progress
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            note(f"{path}: damaged ({reason}); taking the checkpoint before it")
+    raise ModelError(f"{folder}: holds no usable checkpoint; train again without --resume")
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], Progress]:
+    with safe_open(path, "pt") as file:
+        values = json.loads((file.metadata() or {})["progress"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    values["best_score"] = tuple(values["best_score"])
+    return tensors, Progress(**values)
+
+
+def _fill(
+    tensors: Mapping[str, Tensor],
+    network: nn.Module,
+    averaged: nn.Module,
+    optimiser: torch.optim.Optimizer,
+) -> None:
+    network.load_state_dict(_below("network.", tensors))
+    averaged.load_state_dict(_below("averaged.", tensors))
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _below("optimiser.", tensors).items():
+        number, _, field = name.partition(".")
+        states.setdefault(int(number), {})[field] = tensor
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": states})
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

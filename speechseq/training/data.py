@@ -1,0 +1,282 @@
+"""Utterances to batches: the feature cache, length buckets, and what an epoch looks like.
+
+All chance is a function of (seed, epoch, batch): a batch can be made again without the ones
+before it, which is what makes resuming exact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speechseq.audio import read_audio
+from speechseq.errors import DataError
+from speechseq.files import atomic_write
+from speechseq.manifest import Corpus, Utterance, read_utterance
+from speechseq.recipe import FeatureSettings, Recipe
+from speechseq.recogniser import pad
+from speechseq.training.augment import (
+    NOISE_TILTS,
+    augment,
+    change_speed,
+    coloured_noise,
+    join,
+)
+from speechseq.training.features import LogMel
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many are done, and of how many."""
+
+NOISE_SECONDS = 10.0
+"""Length of each coloured noise, and of the pieces recordings of noise are cut into."""
+
+NOISE_TRAINING_SHARE = 0.8
+"""How much of each noise recording training hears; the rest is left for silence in other splits."""
+
+SORT_JITTER = 0.1
+"""Share by which lengths are disturbed before sorting, so that batches differ between epochs."""
+
+CACHE_VARIABLE = "SPEECHSEQ_CACHE"
+
+
+@dataclass(frozen=True)
+class LogMels:
+    """Log-mels of many clips in one array `frames` (total frames, mels), in RAM or mapped.
+
+    Clip n at speed s is ``frames[starts[n, s] : starts[n, s] + lengths[n, s]]``.
+    """
+
+    frames: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+
+    def clip(self, number: int, speed: int = 0) -> np.ndarray:
+        """Return the log-mels (frames, mels) of one clip at one speed."""
+        start = self.starts[number, speed]
+        return self.frames[start : start + self.lengths[number, speed]]
+
+
+def cache_folder() -> Path:
+    """Return where features are cached: $SPEECHSEQ_CACHE, else the user's cache folder."""
+    named = os.environ.get(CACHE_VARIABLE)
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(named) if named else Path(home) / "speechseq"
+
+
+def cached_log_mels(
+    utterances: Sequence[Utterance],
+    features: FeatureSettings,
+    speeds: Sequence[float] = (1.0,),
+    *,
+    ram_gigabytes: float,
+    progress: Progress | None = None,
+) -> LogMels:
+    """Return the log-mels of every utterance at every speed, computed once and kept on disk.
+
+    The cache is named by a hash of what the numbers depend on: settings, speeds, and each
+    source's path, size and time. Up to `ram_gigabytes` it is read into RAM, else mapped.
+
+    Raises:
+        AudioError: an utterance cannot be read.
+        DataError: the cache cannot be written.
+    """
+    key = _cache_key(utterances, features, speeds)
+    folder = cache_folder()
+    data, index = folder / f"{key}.f32", folder / f"{key}.json"
+    if not index.is_file() or not data.is_file():
+        _build_cache(data, index, utterances, features, speeds, progress)
+    table = json.loads(index.read_text())
+    lengths = np.array(table["lengths"], dtype=np.int64)
+    starts = (np.cumsum(lengths.ravel()) - lengths.ravel()).reshape(lengths.shape)
+    shape = (int(lengths.sum()), features.mels)
+    if data.stat().st_size != shape[0] * shape[1] * 4:
+        raise DataError(f"{data}: is not whole; delete it and train again")
+    frames: np.ndarray = np.memmap(data, np.float32, "r", shape=shape)
+    if frames.nbytes <= ram_gigabytes * 1e9:
+        frames = np.array(frames)
+    return LogMels(frames, starts, lengths)
+
+
+_LOG_MEL_FIELDS = (
+    "rate", "window_seconds", "hop_seconds", "fft_samples", "mels", "low_hz", "high_hz",
+    "mel_scale", "floor", "edge_seconds",
+)  # fmt: skip
+
+
+def _cache_key(
+    utterances: Sequence[Utterance], features: FeatureSettings, speeds: Sequence[float]
+) -> str:
+    """Hash what log-mels depend on; MFCCs, deltas and CMVN are computed from them later."""
+    digest = hashlib.sha256()
+    settings = {name: getattr(features, name) for name in _LOG_MEL_FIELDS}
+    digest.update(json.dumps(["log-mels 1", settings, list(speeds)]).encode())
+    sizes: dict[str, tuple[int, int]] = {"": (0, 0)}
+    for u in utterances:
+        if u.audio_filepath not in sizes:
+            status = os.stat(u.audio_filepath) if os.path.exists(u.audio_filepath) else None
+            sizes[u.audio_filepath] = (status.st_size, status.st_mtime_ns) if status else (-1, -1)
+        digest.update(repr((u.audio_filepath, u.offset, u.duration, sizes[u.audio_filepath])).encode())
+    return digest.hexdigest()[:32]
+
+
+def _build_cache(
+    data: Path,
+    index: Path,
+    utterances: Sequence[Utterance],
+    features: FeatureSettings,
+    speeds: Sequence[float],
+    progress: Progress | None,
+) -> None:
+    data.parent.mkdir(parents=True, exist_ok=True)
+    lengths = []
+    try:
+        with atomic_write(data) as file:
+            for number, clip in enumerate(_compute(utterances, features, speeds)):
+                lengths.append([len(frames) for frames in clip])
+                for frames in clip:
+                    file.write(np.ascontiguousarray(frames).data)
+                if progress:
+                    progress("features", number + 1, len(utterances))
+        with atomic_write(index) as file:
+            file.write(json.dumps({"lengths": lengths, "mels": features.mels}).encode())
+    except OSError as error:
+        raise DataError(
+            f"{data.parent}: features cannot be kept there ({error}); set {CACHE_VARIABLE} to a "
+            f"folder with room ({shutil.disk_usage(data.parent).free >> 20} MiB free)"
+        ) from None
+
+
+def _compute(
+    utterances: Sequence[Utterance], features: FeatureSettings, speeds: Sequence[float]
+) -> Iterator[list[np.ndarray]]:
+    """Yield each utterance's log-mels (frames, mels), one array a speed."""
+    log_mel = LogMel(features)
+    for utterance in utterances:
+        samples = read_utterance(utterance, features.rate)
+        clips, lengths = pad([change_speed(samples, features.rate, speed) for speed in speeds])
+        with torch.inference_mode():
+            frames, sizes = log_mel(torch.from_numpy(clips), torch.from_numpy(lengths))
+        yield [row[:size].numpy() for row, size in zip(frames, sizes.tolist(), strict=True)]
+
+
+def noise_log_mels(recipe: Recipe, corpus: Corpus) -> list[np.ndarray]:
+    """Return log-mels (frames, mels) of noise to mix in: the corpus' own, or coloured noise."""
+    if not recipe.augment.noise_probability:
+        return []
+    rate = recipe.features.rate
+    rng = np.random.default_rng(recipe.seed)
+    clips = [coloured_noise(round(NOISE_SECONDS * rate), tilt, rng) for tilt in NOISE_TILTS]
+    folder = corpus.locate(recipe.data.root) / corpus.noise if corpus.noise else None
+    if folder is not None and folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if path.suffix in (".wav", ".flac", ".opus"):
+                recording = read_audio(path, rate)
+                clips.append(recording[: round(NOISE_TRAINING_SHARE * len(recording))])
+    log_mel = LogMel(recipe.features)
+    with torch.inference_mode():
+        return [log_mel(*map(torch.from_numpy, pad([clip])))[0][0].numpy() for clip in clips]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded log-mels (batch, frames, mels), their lengths, and labels one after the other."""
+
+    log_mels: Tensor
+    lengths: Tensor
+    labels: Tensor
+    label_lengths: Tensor
+
+
+Example = list[tuple[int, int]]
+"""One training example: the (utterance, speed) pairs it strings together."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The training set as batches; `labels` are each utterance's token numbers."""
+
+    log_mels: LogMels
+    labels: Sequence[Sequence[int]]
+    noises: Sequence[np.ndarray]
+    recipe: Recipe
+    space: Sequence[int] = ()
+
+    def epoch(self, epoch: int) -> list[list[Example]]:
+        """Plan an epoch: every utterance once, in batches of like length, in random order."""
+        rng = np.random.default_rng([self.recipe.seed, epoch])
+        examples = self._examples(rng)
+        lengths = np.array([sum(self.log_mels.lengths[pair] for pair in e) for e in examples])
+        order = np.argsort(lengths * rng.uniform(1 - SORT_JITTER, 1 + SORT_JITTER, len(lengths)))
+        size = self.recipe.training.batch
+        chunks = [order[at : at + size] for at in range(0, len(order), size)]
+        return [[examples[n] for n in chunks[c]] for c in rng.permutation(len(chunks))]
+
+    def steps(self, epochs: int) -> int:
+        """Count the batches of so many epochs; joining makes every epoch's number its own."""
+        if self.recipe.augment.join == 1:
+            return epochs * len(self.epoch(0))
+        return sum(len(self.epoch(epoch)) for epoch in range(epochs))
+
+    def _examples(self, rng: np.random.Generator) -> list[Example]:
+        count, speeds = self.log_mels.lengths.shape
+        pairs = list(zip(rng.permutation(count), rng.integers(speeds, size=count), strict=True))
+        examples: list[Example] = []
+        while pairs:
+            size = int(rng.integers(1, self.recipe.augment.join + 1))
+            examples.append([(int(n), int(s)) for n, s in pairs[:size]])
+            pairs = pairs[size:]
+        return examples
+
+    def batch(self, examples: Sequence[Example], epoch: int, number: int) -> Batch:
+        """Make one batch of a plan: joined, augmented and padded."""
+        rng = np.random.default_rng([self.recipe.seed, epoch, number])
+        clips = [self._clip(example, rng) for example in examples]
+        labels = [self._label(example) for example in examples]
+        return collate(clips, labels)
+
+    def _clip(self, example: Example, rng: np.random.Generator) -> np.ndarray:
+        features, settings = self.recipe.features, self.recipe.augment
+        pieces = [self.log_mels.clip(*pair) for pair in example]
+        reach = round(settings.join_gap_seconds / features.hop_seconds)
+        gaps = rng.integers(0, reach + 1, size=len(pieces) - 1).tolist()
+        joined = pieces[0] if len(pieces) == 1 else join(pieces, features, gaps)
+        return augment(joined, features, settings, self.noises, rng)
+
+    def _label(self, example: Example) -> list[int]:
+        labels = list(self.labels[example[0][0]])
+        for number, _ in example[1:]:
+            labels += [*self.space, *self.labels[number]]
+        return labels
+
+
+def collate(clips: Sequence[np.ndarray], labels: Sequence[Sequence[int]]) -> Batch:
+    """Pad log-mels (frames, mels) to one array, zeros last, and string the labels together."""
+    lengths = torch.tensor([len(clip) for clip in clips])
+    log_mels = np.zeros((len(clips), int(lengths.max()), clips[0].shape[1]), np.float32)
+    for row, clip in enumerate(clips):
+        log_mels[row, : len(clip)] = clip
+    return Batch(
+        torch.from_numpy(log_mels),
+        lengths,
+        torch.tensor([number for label in labels for number in label]),
+        torch.tensor([len(label) for label in labels]),
+    )
+
+
+def validation_batches(
+    log_mels: LogMels, labels: Sequence[Sequence[int]], size: int
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Yield every utterance once, unaugmented, sorted by length; with each batch its numbers."""
+    order = np.argsort(log_mels.lengths[:, 0], kind="stable")
+    for at in range(0, len(order), size):
+        numbers = order[at : at + size]
+        yield numbers, collate([log_mels.clip(n) for n in numbers], [labels[n] for n in numbers])

@@ -1,0 +1,337 @@
+"""The network: front end, stacked recurrent layers, head; waveform in, log-probabilities out.
+
+Padding always comes last, for both directions: the backward cell runs on its input reversed
+within each utterance's length. So every real frame is what it would be without padding, and the
+recurrent cells run without packing, on the fast path.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from speechseq.errors import ModelError, choose
+from speechseq.recipe import ModelSettings, Recipe
+from speechseq.recogniser import Network
+from speechseq.training.features import Features, within
+
+
+class _Reverse(torch.autograd.Function):
+    """Permute rows by an involution; its own inverse, hence its own gradient.
+
+    Autograd's gather would add gradients up row by row (measured 1.5 times the whole step).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, frames: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        return frames.flatten(0, 1).index_select(0, rows).view_as(frames)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        gradient = gradients[0]
+        return gradient.flatten(0, 1).index_select(0, rows).view_as(gradient), None
+
+
+def reverse_within(frames: Tensor, lengths: Tensor) -> Tensor:
+    """Turn each utterance's own frames around, (batch, frames, dims); padding stays in place."""
+    batch, size = frames.shape[:2]
+    steps = torch.arange(size, device=frames.device)
+    turned = torch.where(within(lengths, size), lengths.unsqueeze(1) - 1 - steps, steps)
+    rows = (turned + torch.arange(batch, device=frames.device).unsqueeze(1) * size).flatten()
+    return cast(Tensor, _Reverse.apply(frames, rows))
+
+
+def output_lengths(lengths: Tensor, stride: int) -> Tensor:
+    """Return the front end's output lengths, as `ModelSettings.output_frames` does for one."""
+    return torch.div(lengths + stride - 1, stride, rounding_mode="floor")
+
+
+class NoFrontEnd(nn.Module):
+    """Features as they are."""
+
+    def __init__(self, dims: int, settings: ModelSettings):
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return frames, lengths
+
+
+class Stack(nn.Module):
+    """`time_stride` neighbouring frames side by side: (batch, frames / stride, dims · stride).
+
+    The last group is filled up with zeros.
+    """
+
+    def __init__(self, dims: int, settings: ModelSettings):
+        super().__init__()
+        self.stride = settings.time_stride
+        self.dims = dims * self.stride
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        frames = frames * within(lengths, frames.shape[1]).unsqueeze(2)
+        frames = nn.functional.pad(frames, (0, 0, 0, -frames.shape[1] % self.stride))
+        stacked = frames.reshape(frames.shape[0], -1, self.dims)
+        return stacked, output_lengths(lengths, self.stride)
+
+
+class Convolutions(nn.Module):
+    """Two 3 x 3 convolutions with ReLU, each halving the frequencies; time shortens by the stride.
+
+    ``(batch, frames, dims) -> (batch, ceil(frames / stride), channels · ceil(dims / 4))``.
+    Frames beyond an utterance's end are zeroed before each convolution, like its own padding.
+    """
+
+    def __init__(self, dims: int, settings: ModelSettings):
+        super().__init__()
+        channels, stride = settings.channels, settings.time_stride
+        self.strides = (stride // 2, 2) if stride == 4 else (stride, 1)
+        self.first = nn.Conv2d(1, channels, 3, stride=(self.strides[0], 2), padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, stride=(self.strides[1], 2), padding=1)
+        self.dims = channels * -(-dims // 4)
+        self.norm = nn.LayerNorm(self.dims) if settings.layer_norm else None
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        maps = frames.unsqueeze(1)
+        for convolution, stride in zip((self.first, self.second), self.strides, strict=True):
+            maps = maps * within(lengths, maps.shape[2]).unsqueeze(1).unsqueeze(3)
+            maps = convolution(maps).relu()
+            lengths = output_lengths(lengths, stride)
+        frames = maps.transpose(1, 2).flatten(2)
+        return (self.norm(frames) if self.norm else frames), lengths
+
+
+class RecurrentLayer(nn.Module):
+    """One recurrent layer, one or two directions, with what the recipe puts behind it.
+
+    ``(batch, frames, size) -> (batch, frames, dims)``; after the cell come, if asked for, a
+    projection, the residual, layer norm. The cells' equations, with their sources, are tested
+    against written-out references:
+
+        rnn   h_t = tanh(W x_t + U h_{t-1} + b)                          Elman 1990
+        lstm  C_t = f * C_{t-1} + i * g,  h_t = o * tanh(C_t)            Hochreiter 1997, Gers 2000
+        gru   h_t = (1 - z) * n + z * h_{t-1}                            Cho et al. 2014
+    """
+
+    def __init__(self, size: int, settings: ModelSettings):
+        super().__init__()
+        cell = choose(CELLS, settings.cell, "model.cell")
+        self.forward_cell = cell(size, settings.hidden, batch_first=True)
+        self.backward_cell = (
+            cell(size, settings.hidden, batch_first=True) if settings.bidirectional else None
+        )
+        self.dims = settings.hidden * (2 if settings.bidirectional else 1)
+        self.projection = None
+        if settings.projection:
+            self.projection = nn.Linear(self.dims, settings.projection)
+            self.dims = settings.projection
+        self.residual = settings.residual and self.dims == size
+        self.norm = nn.LayerNorm(self.dims) if settings.layer_norm else None
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        states = self.forward_cell(frames)[0]
+        if self.backward_cell is not None:
+            backward = self.backward_cell(reverse_within(frames, lengths))[0]
+            states = torch.cat([states, reverse_within(backward, lengths)], dim=2)
+        if self.projection is not None:
+            states = self.projection(states)
+        if self.residual:
+            states = states + frames
+        return self.norm(states) if self.norm is not None else states
+
+
+class Encoder(nn.Module):
+    """Front end and stacked recurrent layers: (batch, frames, dims) + lengths -> states + lengths.
+
+    Also returns the front end's output, the textbook's x_t, for a head with `skip_input`.
+    """
+
+    def __init__(self, dims: int, settings: ModelSettings):
+        super().__init__()
+        self.front_end = choose(FRONT_ENDS, settings.front_end, "model.front_end")(dims, settings)
+        self.layers = nn.ModuleList()
+        size = self.input_dims = self.front_end.dims
+        for _ in range(settings.layers):
+            self.layers.append(RecurrentLayer(size, settings))
+            size = self.layers[-1].dims
+        self.dims = size
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        inputs, lengths = self.front_end(frames, lengths)
+        states = inputs
+        for layer in self.layers:
+            states = self.dropout(layer(states, lengths))
+        return states, inputs, lengths
+
+
+class Output(nn.Module):
+    """The textbook's y_t = g(W h_t + V x_t + c) with g the log-softmax; V only with `skip_input`.
+
+    Source: Goodfellow et al., Deep Learning, section 10.2, with the optional skip from the input.
+    """
+
+    def __init__(self, encoder: Encoder, tokens: int, settings: ModelSettings):
+        super().__init__()
+        self.state = nn.Linear(encoder.dims, tokens)
+        self.input = (
+            nn.Linear(encoder.input_dims, tokens, bias=False) if settings.skip_input else None
+        )
+
+    def forward(self, states: Tensor, inputs: Tensor) -> Tensor:
+        scores = self.state(states)
+        if self.input is not None:
+            scores = scores + self.input(inputs)
+        return scores.log_softmax(dim=-1)
+
+
+class CTCHead(nn.Module):
+    """Log-probabilities of every token at every frame: (batch, frames, tokens) + lengths."""
+
+    def __init__(self, encoder: Encoder, tokens: int, settings: ModelSettings):
+        super().__init__()
+        self.output = Output(encoder, tokens, settings)
+
+    def forward(self, states: Tensor, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return self.output(states, inputs), lengths
+
+
+class ClassifyHead(nn.Module):
+    """Log-probabilities of the classes of a whole utterance: (batch, 1, classes) + lengths of 1.
+
+    `pooling`: `last` is the classic classifier's last state (of the backward direction: the one
+    at the first frame), `mean` the mean over the utterance's frames, `attention` a learned
+    weighting of them.
+    """
+
+    def __init__(self, encoder: Encoder, tokens: int, settings: ModelSettings):
+        super().__init__()
+        self.pooling = settings.pooling
+        both = settings.bidirectional and not settings.projection
+        self.forward_dims = encoder.dims // 2 if both else encoder.dims
+        self.attention = nn.Linear(encoder.dims, 1) if settings.pooling == "attention" else None
+        self.output = Output(encoder, tokens, settings)
+
+    def weights(self, states: Tensor, lengths: Tensor) -> Tensor:
+        """Return each frame's share (batch, frames, 1) in a mean over the utterance."""
+        mask = within(lengths, states.shape[1])
+        if self.attention is None:
+            return (mask.to(states) / lengths.unsqueeze(1)).unsqueeze(2)
+        scores = self.attention(states).squeeze(2).masked_fill(~mask, float("-inf"))
+        return scores.softmax(dim=1).unsqueeze(2)
+
+    def forward(self, states: Tensor, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        if self.pooling == "last":
+            state, entry = self._last(states, lengths), _at_last(inputs, lengths)
+        else:
+            weights = self.weights(states, lengths)
+            state, entry = (states * weights).sum(1), (inputs * weights).sum(1)
+        return self.output(state, entry).unsqueeze(1), torch.ones_like(lengths)
+
+    def _last(self, states: Tensor, lengths: Tensor) -> Tensor:
+        last = _at_last(states, lengths)
+        return torch.cat([last[:, : self.forward_dims], states[:, 0, self.forward_dims :]], dim=1)
+
+
+def _at_last(frames: Tensor, lengths: Tensor) -> Tensor:
+    rows = torch.arange(len(lengths), device=lengths.device)
+    return frames[rows, lengths - 1]
+
+
+class SpeechNetwork(nn.Module):
+    """The whole network of a recipe.
+
+    ``(samples (batch, samples), lengths (batch,)) -> (log_probs (batch, frames, tokens), lengths)``.
+    """
+
+    def __init__(self, recipe: Recipe, tokens: int):
+        super().__init__()
+        self.features = Features(recipe.features)
+        self.encoder = Encoder(self.features.dims, recipe.model)
+        self.head = choose(HEADS, recipe.model.head, "model.head")(
+            self.encoder, tokens, recipe.model
+        )
+
+    def from_features(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities of features (batch, frames, dims)."""
+        states, inputs, lengths = self.encoder(frames, lengths)
+        return cast(tuple[Tensor, Tensor], self.head(states, inputs, lengths))
+
+    def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return self.from_features(*self.features(samples, lengths))
+
+
+def parameters(network: nn.Module) -> int:
+    """Count the trained numbers of a network."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device `name` stands for; auto takes cuda, then mps, then cpu.
+
+    Raises:
+        ModelError: the device is not there.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(device for device, available in there.items() if available))
+    if not choose(there, name, "device"):
+        raise ModelError(f"device {name}: PyTorch finds none here; use --device cpu or auto")
+    return torch.device(name)
+
+
+def load_network(weights: Path, recipe: Recipe, tokens: int) -> SpeechNetwork:
+    """Build a recipe's network and fill it with the weights of a safetensors file.
+
+    Raises:
+        ModelError: the file is missing, damaged or of another network.
+    """
+    network = SpeechNetwork(recipe, tokens)
+    try:
+        network.load_state_dict(load_file(weights))
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{weights}: cannot be read ({error}); train it again") from None
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ModelError(f"{weights}: not this recipe's weights ({reason})") from None
+    return network.eval()
+
+
+def torch_network(network: SpeechNetwork, device: torch.device) -> Network:
+    """Wrap a PyTorch network as the array-to-array callable a `Recogniser` takes."""
+    network = network.to(device).eval()
+
+    def run(samples: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with torch.inference_mode():
+            log_probs, frames = network(
+                torch.from_numpy(samples).to(device), torch.from_numpy(lengths).to(device)
+            )
+        return log_probs.cpu().numpy(), frames.cpu().numpy()
+
+    return run
+
+
+CELLS: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+"""Recurrent cells by name."""
+
+FRONT_ENDS: dict[str, type[nn.Module]] = {
+    "none": NoFrontEnd,
+    "stack": Stack,
+    "conv": Convolutions,
+}
+"""What stands between features and the recurrent layers, by name."""
+
+HEADS: dict[str, type[nn.Module]] = {"ctc": CTCHead, "classify": ClassifyHead}
+"""What stands behind the recurrent layers, by name."""

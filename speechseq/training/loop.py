@@ -1,0 +1,489 @@
+"""train(recipe): from a recipe to a run folder that holds a shippable model file.
+
+Read it from top to bottom: data, preflight, network, steps, validation, export.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from speechseq import __version__
+from speechseq.alignment import frames_needed
+from speechseq.corpora import CORPORA
+from speechseq.decoding import DECODERS
+from speechseq.errors import DataError, ModelError, SpeechseqError
+from speechseq.files import atomic_write
+from speechseq.manifest import Utterance, shared_audio, shared_speakers
+from speechseq.metrics import accuracy, total_rate, word_errors
+from speechseq.recipe import Recipe, recipe_from_dict
+from speechseq.splits import training_splits
+from speechseq.tokens import Vocabulary
+from speechseq.training.augment import spec_augment
+from speechseq.training.checkpoint import Progress, load_newest, save_checkpoint, write_tensors
+from speechseq.training.data import (
+    Batch,
+    LogMels,
+    TrainingData,
+    cached_log_mels,
+    noise_log_mels,
+    validation_batches,
+)
+from speechseq.training.encoder import SpeechNetwork, choose_device, load_network, parameters
+from speechseq.training.export import export_run
+
+WEIGHTS = "weights.safetensors"
+RECIPE = "recipe.yaml"
+VOCABULARY = "vocabulary.json"
+METRICS = "metrics.jsonl"
+
+Note = Callable[[str], None]
+Show = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split ready for the network: utterances, their log-mels, labels and references."""
+
+    utterances: Sequence[Utterance]
+    log_mels: LogMels
+    labels: Sequence[Sequence[int]]
+    references: Sequence[str]
+
+
+def train(
+    recipe: Recipe,
+    run: Path,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    note: Note = lambda text: None,
+    show: Show = lambda what, done, of: None,
+) -> Path:
+    """Train a recipe into the folder `run` and return the exported model file.
+
+    The folder gets the resolved recipe, vocabulary, metrics (JSON lines, TensorBoard), versions,
+    checkpoints, the best weights and ``model.onnx``. SIGINT and SIGTERM leave a checkpoint.
+
+    Raises:
+        DataError: corpus, split or text is missing or cannot be learnt from.
+        ModelError: `run` holds a run already, or, with `resume`, none.
+        KeyboardInterrupt: stopped by a signal, after the checkpoint is written.
+        GateFailed: the exported file does not compute what the network computes.
+    """
+    where = choose_device(device)
+    if resume:
+        recipe, vocabulary = read_run(run)
+    torch.manual_seed(recipe.seed)
+    torch.set_flush_denormal(True)
+    utterances, held = training_splits(recipe.data, recipe.seed)
+    if not resume:
+        vocabulary = _vocabulary(recipe, utterances)
+        _begin(run, recipe, vocabulary)
+    training = _split(recipe, vocabulary, utterances, recipe.augment.speeds, show)
+    validation = _split(recipe, vocabulary, held, (1.0,), show)
+    training = _feasible(recipe, training, note)
+    data = TrainingData(
+        training.log_mels,
+        training.labels,
+        noise_log_mels(recipe, CORPORA[recipe.data.corpus]),
+        recipe,
+        space=[vocabulary.tokens.index(" ")] if _spells_joins(recipe) else [],
+    )
+    network = SpeechNetwork(recipe, len(vocabulary)).to(where)
+    _fit_cmvn(network, training.log_mels)
+    averaged = copy.deepcopy(network).eval()
+    optimiser = torch.optim.AdamW(
+        network.parameters(),
+        lr=recipe.training.learning_rate,
+        weight_decay=recipe.training.weight_decay,
+    )
+    steps = data.steps(recipe.training.epochs)
+    for line in preflight(training, validation, network, steps):
+        note(line)
+    progress = Progress()
+    if resume:
+        progress = load_newest(
+            run, network=network, averaged=averaged, optimiser=optimiser, note=note
+        )
+        note(f"resumed at epoch {progress.epoch + 1}, step {progress.step} of {steps}")
+
+    def checkpoint() -> None:
+        save_checkpoint(
+            run,
+            progress,
+            network=network,
+            averaged=averaged,
+            optimiser=optimiser,
+            keep=recipe.training.keep_checkpoints,
+        )
+
+    with _metrics(run, progress) as write, _stop_requested() as stopped:
+        while progress.epoch < recipe.training.epochs and not _out_of_patience(recipe, progress):
+            began = time.perf_counter()
+            plan = data.epoch(progress.epoch)
+            loss_sum, start = 0.0, progress.batch
+            for number in range(start, len(plan)):
+                batch = data.batch(plan[number], progress.epoch, number)
+                rate = learning_rate(recipe, progress.step, steps)
+                for group in optimiser.param_groups:
+                    group["lr"] = rate
+                # Dropout's chance follows from the step too, so a resumed step repeats exactly.
+                torch.manual_seed(recipe.seed * 1_000_003 + progress.step)
+                loss, norm = _step(network, batch, optimiser, recipe, progress.step, where)
+                progress.step += 1
+                progress.batch = number + 1
+                _average(averaged, network, recipe.training.ema, progress.step)
+                loss_sum += loss
+                show(f"epoch {progress.epoch + 1} loss {loss:.3f}", number + 1, len(plan))
+                if stopped():
+                    progress.seconds += time.perf_counter() - began
+                    checkpoint()
+                    note(f"stopped at step {progress.step}; go on with --resume {run}")
+                    raise KeyboardInterrupt
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+            progress.seconds += time.perf_counter() - began
+            row: dict[str, Any] = {
+                "epoch": progress.epoch,
+                "step": progress.step,
+                "loss": loss_sum / max(len(plan) - start, 1),
+                "learning_rate": rate,
+                "gradient_norm": norm,
+                "seconds": round(progress.seconds, 2),
+            }
+            last = progress.epoch == recipe.training.epochs
+            if last or progress.epoch % recipe.training.validate_every == 0:
+                row |= validate(averaged, validation, vocabulary, recipe, where)
+                score = (row["validation_error"], row["validation_loss"])
+                progress.stale += 1
+                if score < progress.best_score:
+                    progress.best_score, progress.stale = score, 0
+                    write_tensors(run / WEIGHTS, averaged.state_dict(), {})
+            write(row)
+            checkpoint()
+            note(_line(row, recipe.training.epochs))
+    best = load_network(run / WEIGHTS, recipe, len(vocabulary))
+    clips = [u for u in validation.utterances if u.audio_filepath]
+    return export_run(best, recipe, vocabulary, run, utterances=clips, note=note)
+
+
+def read_run(run: Path) -> tuple[Recipe, Vocabulary]:
+    """Read the resolved recipe and the vocabulary of a run folder.
+
+    Raises:
+        ModelError: it is not a run folder, or damaged.
+    """
+    try:
+        recipe = recipe_from_dict(yaml.safe_load((run / RECIPE).read_text()), str(run / RECIPE))
+        tokens = json.loads((run / VOCABULARY).read_text(encoding="utf-8"))
+        return recipe, Vocabulary(tokens["kind"], tuple(tokens["tokens"]))
+    except OSError as error:
+        raise ModelError(f"{run}: not a run folder ({error.strerror}); train into it") from None
+    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise ModelError(f"{run}: damaged ({' '.join(str(error).split())}); train again") from None
+
+
+def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
+    """Return the learning rate of a step: a linear warm-up, then a cosine down to nearly zero.
+
+    one_cycle warms up over `warm_up` of the steps; cosine starts at the top.
+
+    Source: Smith and Topin 2018, Super-Convergence; Loshchilov and Hutter 2017, SGDR.
+    """
+    settings = recipe.training
+    warm = round(settings.warm_up * steps) if settings.schedule == "one_cycle" else 0
+    if step < warm:
+        return settings.learning_rate * (0.04 + 0.96 * step / warm)
+    share = (step - warm) / max(steps - warm, 1)
+    return settings.learning_rate * (0.5 * (1 + math.cos(math.pi * min(share, 1.0))) + 1e-4)
+
+
+def loss_of(
+    log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor, smoothing: float
+) -> Tensor:
+    """Return the mean loss of a batch: CTC over frames, or cross-entropy over one class a clip.
+
+    `log_probs` is (batch, frames, tokens); smoothing mixes in the mean log-probability of all
+    tokens, as cross-entropy's label smoothing does.
+
+    Source: Graves et al. 2006 (CTC); Szegedy et al. 2016 (label smoothing).
+    """
+    mask = torch.arange(log_probs.shape[1], device=lengths.device) < lengths.unsqueeze(1)
+    even = -(log_probs.mean(dim=2) * mask).sum() / lengths.sum()
+    if log_probs.shape[1] == 1:
+        true = nn.functional.nll_loss(log_probs[:, 0], labels)
+    else:
+        true = nn.functional.ctc_loss(log_probs.transpose(0, 1), labels, lengths, label_lengths)
+    return (1 - smoothing) * true + smoothing * even
+
+
+def preflight(
+    training: Split, validation: Split, network: SpeechNetwork, steps: int
+) -> Iterator[str]:
+    """Say what is about to be trained on what."""
+    for name, split in (("train", training), ("validation", validation)):
+        hours = sum(u.duration for u in split.utterances) / 3600
+        speakers = len({u.speaker for u in split.utterances if u.speaker})
+        yield (
+            f"{name}: {len(split.utterances)} utterances, {hours:.2f} h, "
+            f"{speakers or 'unknown'} speakers"
+        )
+    both = len(shared_speakers(training.utterances, validation.utterances))
+    yield f"speakers in both: {both}; parameters: {parameters(network):,}; steps: {steps:,}"
+
+
+def _vocabulary(recipe: Recipe, utterances: Sequence[Utterance]) -> Vocabulary:
+    texts = [utterance.text for utterance in utterances]
+    if _spells_joins(recipe):
+        texts.append(" ".join(texts[:1] * 2))
+    return Vocabulary.from_texts(recipe.data.tokens, texts)
+
+
+def _spells_joins(recipe: Recipe) -> bool:
+    return recipe.augment.join > 1 and recipe.data.tokens == "characters"
+
+
+def _begin(run: Path, recipe: Recipe, vocabulary: Vocabulary) -> None:
+    if (run / RECIPE).exists():
+        raise ModelError(f"{run}: holds a run already; name another with -o, or --resume it")
+    tokens = {"kind": vocabulary.kind, "tokens": list(vocabulary.tokens)}
+    versions = {
+        "speechseq": __version__,
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+    for name, text in (
+        (VOCABULARY, json.dumps(tokens, ensure_ascii=False)),
+        ("versions.json", json.dumps(versions)),
+        (RECIPE, yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)),
+    ):
+        with atomic_write(run / name) as file:
+            file.write(text.encode())
+
+
+def _split(
+    recipe: Recipe,
+    vocabulary: Vocabulary,
+    utterances: Sequence[Utterance],
+    speeds: Sequence[float],
+    show: Show,
+) -> Split:
+    """Spell the texts (a text that cannot be spelt stops here, by name), then get the log-mels."""
+    labels = []
+    for utterance in utterances:
+        try:
+            labels.append(vocabulary.encode(utterance.text))
+        except DataError as error:
+            raise DataError(f"{utterance.audio_filepath}: {error}") from None
+    log_mels = cached_log_mels(
+        utterances,
+        recipe.features,
+        speeds,
+        ram_gigabytes=recipe.data.cache_ram_gigabytes,
+        progress=show,
+    )
+    references = [vocabulary.normalise(utterance.text) for utterance in utterances]
+    return Split(utterances, log_mels, labels, references)
+
+
+def _feasible(recipe: Recipe, split: Split, note: Note) -> Split:
+    """Drop, and name, utterances that CTC cannot learn: too few frames, or no text."""
+    if recipe.model.head != "ctc":
+        return split
+    frames = [recipe.model.output_frames(int(n)) for n in split.log_mels.lengths.min(axis=1)]
+    keep = [
+        number
+        for number, label in enumerate(split.labels)
+        if label and frames[number] >= frames_needed(label)
+    ]
+    for number in sorted(set(range(len(frames))) - set(keep)):
+        utterance, label = split.utterances[number], split.labels[number]
+        note(
+            f"dropped {utterance.audio_filepath}: {frames[number]} frames for "
+            f"{utterance.text!r}, which needs {frames_needed(label)}"
+            + ("" if label else " and holds no token")
+        )
+    if not keep:
+        raise DataError("training: no utterance has frames enough for its text; check the texts")
+    log_mels = LogMels(
+        split.log_mels.frames, split.log_mels.starts[keep], split.log_mels.lengths[keep]
+    )
+    return Split(
+        [split.utterances[n] for n in keep],
+        log_mels,
+        [split.labels[n] for n in keep],
+        [split.references[n] for n in keep],
+    )
+
+
+def _fit_cmvn(network: SpeechNetwork, log_mels: LogMels, clips: int = 4000) -> None:
+    """Set global CMVN from up to `clips` training clips, spread evenly over the set."""
+    if network.features.cmvn.kind != "global":
+        return
+    device = network.features.cmvn.mean.device
+    sums = torch.zeros(2, network.features.dims, dtype=torch.float64)
+    count = 0
+    for number in range(0, len(log_mels.lengths), max(len(log_mels.lengths) // clips, 1)):
+        clip = torch.from_numpy(np.array(log_mels.clip(number))).unsqueeze(0).to(device)
+        frames = network.features.raw(clip, torch.tensor([clip.shape[1]], device=device))
+        frames = frames[0].double().cpu()
+        sums += torch.stack([frames.sum(0), frames.square().sum(0)])
+        count += len(frames)
+    mean, square = sums / count
+    deviation = (square - mean.square()).clamp(min=0).sqrt()
+    network.features.cmvn.fit(mean.float().to(device), deviation.float().to(device))
+
+
+def _step(
+    network: SpeechNetwork,
+    batch: Batch,
+    optimiser: torch.optim.Optimizer,
+    recipe: Recipe,
+    step: int,
+    device: torch.device,
+) -> tuple[float, float]:
+    """Do one step of optimisation; return the loss and the gradient's norm before clipping."""
+    network.train()
+    lengths = batch.lengths.to(device)
+    frames = network.features.finish(batch.log_mels.to(device, non_blocking=True), lengths)
+    frames = spec_augment(
+        frames,
+        batch.lengths,
+        recipe.augment,
+        mask_frames=round(recipe.augment.time_mask_seconds / recipe.features.hop_seconds),
+        rng=np.random.default_rng([recipe.seed, step, 1]),
+    )
+    loss = loss_of(
+        *network.from_features(frames, lengths),
+        batch.labels.to(device),
+        batch.label_lengths.to(device),
+        recipe.training.label_smoothing,
+    )
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.training.clip_norm)
+    if not math.isfinite(norm):
+        optimiser.zero_grad(set_to_none=True)  # AdamW then leaves every weight as it is
+    optimiser.step()
+    return float(loss.detach()), float(norm)
+
+
+def _average(averaged: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Move the averaged weights towards the network's; early on faster, as there is little to keep."""
+    decay = min(decay, (1 + step) / (10 + step)) if decay else 0.0
+    with torch.no_grad():
+        torch._foreach_lerp_(
+            list(averaged.parameters()), list(network.parameters()), 1 - decay
+        )
+
+
+def validate(
+    network: SpeechNetwork,
+    split: Split,
+    vocabulary: Vocabulary,
+    recipe: Recipe,
+    device: torch.device,
+) -> dict[str, float]:
+    """Return loss, accuracy and the error to choose by (WER, or 1 - accuracy) on a split."""
+    network.eval()
+    decode = DECODERS[recipe.decoding.decoder if vocabulary.is_sequence else "class"]
+    hypotheses = [""] * len(split.references)
+    loss_sum = 0.0
+    with torch.inference_mode():
+        for numbers, batch in validation_batches(split.log_mels, split.labels, 64):
+            lengths = batch.lengths.to(device)
+            frames = network.features.finish(batch.log_mels.to(device), lengths)
+            log_probs, sizes = network.from_features(frames, lengths)
+            loss = loss_of(
+                log_probs, sizes, batch.labels.to(device), batch.label_lengths.to(device), 0.0
+            )
+            loss_sum += float(loss) * len(numbers)
+            for number, row, size in zip(
+                numbers, log_probs.cpu().numpy(), sizes.tolist(), strict=True
+            ):
+                hypotheses[number] = vocabulary.decode(decode(row[:size]).tokens)
+    right = accuracy(split.references, hypotheses)
+    error = 1 - right
+    if vocabulary.is_sequence:
+        error = total_rate(word_errors(split.references, hypotheses))
+    return {
+        "validation_loss": loss_sum / len(hypotheses),
+        "validation_accuracy": right,
+        "validation_error": error,
+    }
+
+
+def _out_of_patience(recipe: Recipe, progress: Progress) -> bool:
+    return bool(recipe.training.patience) and progress.stale >= recipe.training.patience
+
+
+def _line(row: dict[str, Any], epochs: int) -> str:
+    line = f"epoch {row['epoch']}/{epochs}  {row['seconds']:.0f} s  loss {row['loss']:.4f}"
+    if "validation_loss" in row:
+        line += (
+            f"  validation: loss {row['validation_loss']:.4f}, "
+            f"accuracy {100 * row['validation_accuracy']:.2f} %, "
+            f"error {100 * row['validation_error']:.2f} %"
+        )
+    return line
+
+
+@contextmanager
+def _metrics(run: Path, progress: Progress) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yield a writer of metrics: JSON lines and TensorBoard. Rows after a resumed point go."""
+    path = run / METRICS
+    rows = path.read_text().splitlines() if path.exists() else []
+    kept = [row for row in rows if json.loads(row)["step"] <= progress.step]
+    with atomic_write(path) as file:
+        file.write("".join(f"{row}\n" for row in kept).encode())
+    board = SummaryWriter(str(run / "tensorboard"), purge_step=progress.step or None)
+
+    def write(row: dict[str, Any]) -> None:
+        with path.open("a") as lines:
+            lines.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            board.add_scalar(name, value, row["step"])
+        board.flush()
+
+    try:
+        yield write
+    finally:
+        board.close()
+
+
+@contextmanager
+def _stop_requested() -> Iterator[Callable[[], bool]]:
+    """Yield a question: has SIGINT or SIGTERM come? A second one interrupts at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event.is_set
+        return
+
+    def handle(number: int, frame: object) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
