@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -15,7 +16,7 @@ def frames_needed(labels: Sequence[int]) -> int:
 
     Source: Graves et al. 2006.
     """
-    return len(labels) + sum(one == next_ for one, next_ in zip(labels, labels[1:], strict=False))
+    return len(labels) + sum(one == other for one, other in pairwise(labels))
 
 
 def align(log_probs: np.ndarray, labels: Sequence[int]) -> list[tuple[int, int]]:
@@ -25,7 +26,7 @@ def align(log_probs: np.ndarray, labels: Sequence[int]) -> list[tuple[int, int]]
     states blank, label, blank, ..., all states of a frame at once.
 
     Raises:
-        DataError: there are fewer frames than the labels need.
+        DataError: there are fewer frames than the labels need, or no path has a probability.
 
     Source: Graves et al. 2006, with maximum in place of sum.
     """
@@ -61,6 +62,10 @@ def _best_path(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
         candidates = np.stack([scores, one, two])
         steps[frame] = candidates.argmax(axis=0)
         scores = candidates.max(axis=0) + log_probs[frame, states]
+    if not scores[-2:].max() > -np.inf:
+        raise DataError(
+            "alignment: every path that spells the labels has probability 0; check the text"
+        )
     path = np.empty(len(log_probs), dtype=np.int64)
     path[-1] = len(states) - 1 if scores[-1] >= scores[-2] else len(states) - 2
     for frame in range(len(log_probs) - 1, 0, -1):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +17,9 @@ from speechseq.errors import AudioError
 
 MAX_SECONDS = 4 * 3600.0
 """Longest stretch read at once."""
+
+LONGEST_HEADER_SECONDS = 1e6
+"""Lengths beyond this (11 days) in a header stand for "unknown" or are a lie."""
 
 MAX_CHANNELS = 64
 RATES = (100, 1_000_000)
@@ -30,33 +35,29 @@ def read_audio(
     """Read a file, its bytes or a stream: float32 (samples,) in [-1, 1], mono, at `rate`.
 
     Channels are averaged; other rates are resampled (soxr). `offset` and `duration` are seconds;
-    a duration of 0 reads to the end.
+    a duration of 0 reads to the end. A file cut short gives the samples that are there, where
+    its format can be read without its end; a wav header's length of 0xFFFFFFFF means just that.
 
     Raises:
         AudioError: there is no such file, it is not audio, holds no sample or a NaN, is cut
             short before its first sample, or is longer than MAX_SECONDS.
     """
     where = name_of(source)
+    _check_stretch(where, offset, duration)
     with _open(source, where) as file:
-        samples = _read(file, where, offset, duration)
-        found = file.samplerate
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{where}: holds NaN or infinite samples; convert it again")
-    # A float file may exceed full scale; what plays it would clip it, too.
-    samples = np.clip(samples, -1.0, 1.0)
-    if found != rate:
-        import soxr  # only where it is needed: it takes a tenth of a command's start
-
-        samples = np.clip(soxr.resample(samples, found, rate), -1.0, 1.0)
-        if not len(samples):
-            raise AudioError(f"{where}: shorter than a sample at {rate} Hz; give longer audio")
-    return samples.astype(np.float32, copy=False)
+        read = _blocks(file, where, offset, duration)
+        blocks = list(read if file.samplerate == rate else _resample(read, file.samplerate, rate))
+    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    if not len(samples):
+        raise AudioError(f"{where}: shorter than a sample at {rate} Hz; give longer audio")
+    return np.clip(samples, -1.0, 1.0, out=samples)
 
 
 def name_of(source: Source) -> str:
-    """Return what to call a source in a message."""
+    """Return what to call a source in a message, on one line whatever its name holds."""
     if isinstance(source, str | os.PathLike):
-        return os.fspath(source) or "''"
+        name = os.fspath(source)
+        return name if name and name.isprintable() else repr(name)
     return "audio bytes" if isinstance(source, bytes) else "audio stream"
 
 
@@ -64,10 +65,14 @@ def duration_seconds(path: str | os.PathLike[str]) -> float:
     """Return how long a file is, as its header says.
 
     Raises:
-        AudioError: as `read_audio`, of the header alone.
+        AudioError: as `read_audio`, of the header alone, or the header gives no length.
     """
-    with _open(path, name_of(path)) as file:
-        return float(file.frames / file.samplerate)
+    where = name_of(path)
+    with _open(path, where) as file:
+        seconds = float(file.frames / file.samplerate)
+    if seconds > LONGEST_HEADER_SECONDS:
+        raise AudioError(f"{where}: its header gives no length; convert it again")
+    return seconds
 
 
 def write_wav(path: str | os.PathLike[str], samples: np.ndarray, rate: int) -> None:
@@ -75,17 +80,26 @@ def write_wav(path: str | os.PathLike[str], samples: np.ndarray, rate: int) -> N
     soundfile.write(path, samples, rate, subtype="PCM_16", format="WAV")
 
 
+def _check_stretch(where: str, offset: float, duration: float) -> None:
+    for name, seconds in (("offset", offset), ("duration", duration)):
+        if not (math.isfinite(seconds) and seconds >= 0):
+            raise AudioError(f"{where}: {name} is {seconds:g} s; seconds, 0 or more, go here")
+    if duration > MAX_SECONDS:
+        raise AudioError(
+            f"{where}: {duration:g} s asked for at once; at most {MAX_SECONDS / 3600:g} h go"
+        )
+
+
 def _open(source: Source, where: str) -> soundfile.SoundFile:
     if isinstance(source, str | os.PathLike):
-        _check_file(Path(source), where)
-    elif isinstance(source, bytes):
-        source = io.BytesIO(source)
+        _check_file(source, where)
+    elif isinstance(source, bytes) or not source.seekable():
+        source = _in_memory(source if isinstance(source, bytes) else source.read(), where)
     try:
         file = soundfile.SoundFile(source)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
-        reason = getattr(error, "error_string", str(error)).rstrip(". ")
         raise AudioError(
-            f"{where}: not audio that can be read ({reason}); give wav, flac, ogg or mp3"
+            f"{where}: not audio that can be read ({_reason(error)}); give wav, flac, ogg or mp3"
         ) from None
     if not (1 <= file.channels <= MAX_CHANNELS and RATES[0] <= file.samplerate <= RATES[1]):
         shape = f"{file.channels} channels at {file.samplerate} Hz"
@@ -94,7 +108,22 @@ def _open(source: Source, where: str) -> soundfile.SoundFile:
     return file
 
 
-def _check_file(path: Path, where: str) -> None:
+def _in_memory(data: bytes, where: str) -> BinaryIO:
+    if not data:
+        raise AudioError(f"{where}: empty; give an audio file")
+    return io.BytesIO(data)
+
+
+def _reason(error: Exception) -> str:
+    """Return libsndfile's own words, but where they would send the reader looking for a file."""
+    reason = getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(". ")
+    return "cut short or damaged" if reason.startswith("File does not exist") else reason
+
+
+def _check_file(name: str | os.PathLike[str], where: str) -> None:
+    path = Path(name)
+    if not os.fspath(name):
+        raise AudioError(f"{where}: an empty name; give an audio file")
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -111,29 +140,30 @@ def _check_file(path: Path, where: str) -> None:
         raise AudioError(f"{where}: empty; give an audio file")
 
 
-def _read(
+def _blocks(
     file: soundfile.SoundFile, where: str, offset: float, duration: float
-) -> np.ndarray:
-    """Read blocks, each mixed down, until the stretch or the file ends: (samples,)."""
-    if offset:
-        _seek(file, where, offset)
-    left = round((duration or MAX_SECONDS) * file.samplerate)
-    blocks: list[np.ndarray] = []
+) -> Iterator[np.ndarray]:
+    """Yield blocks (samples,), each mixed down, until the stretch or the file ends."""
+    found = 0
+    wanted = round((duration or MAX_SECONDS) * file.samplerate)
     try:
-        while left > 0:
-            block = file.read(min(BLOCK_FRAMES, left), dtype="float32", always_2d=True)
+        if offset:
+            _seek(file, where, offset)
+        while found < wanted:
+            block = file.read(min(BLOCK_FRAMES, wanted - found), dtype="float32", always_2d=True)
             if not len(block):
                 break
-            blocks.append(block.mean(axis=1) if block.shape[1] > 1 else block[:, 0])
-            left -= len(block)
+            found += len(block)
+            yield _mono(block, where)
+        more = not duration and found == wanted and len(file.read(1))
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        reason = getattr(error, "error_string", str(error)).rstrip(". ")
-        raise AudioError(f"{where}: damaged after its header ({reason}); convert it again") from None
-    if not blocks:
-        raise AudioError(f"{where}: holds no samples; give longer audio")
-    if not duration and not left:
+        raise AudioError(
+            f"{where}: damaged after its header ({_reason(error)}); convert it again"
+        ) from None
+    if more:
         raise AudioError(f"{where}: longer than {MAX_SECONDS / 3600:g} h; cut it into parts")
-    return np.concatenate(blocks)
+    if not found:
+        raise AudioError(f"{where}: holds no samples; give longer audio")
 
 
 def _seek(file: soundfile.SoundFile, where: str, offset: float) -> None:
@@ -144,3 +174,22 @@ def _seek(file: soundfile.SoundFile, where: str, offset: float) -> None:
             f"correct the offset"
         )
     file.seek(start)
+
+
+def _mono(block: np.ndarray, where: str) -> np.ndarray:
+    """Average the channels of (samples, channels); full scale is the most that any plays at."""
+    if not np.isfinite(block).all():
+        raise AudioError(f"{where}: holds NaN or infinite samples; convert it again")
+    # A float file may exceed full scale; what plays it would clip it, too.
+    samples: np.ndarray = np.clip(block, -1.0, 1.0).mean(axis=1)
+    return samples
+
+
+def _resample(blocks: Iterable[np.ndarray], found: int, rate: int) -> Iterator[np.ndarray]:
+    """Resample block by block: a small file of a high rate must not fill the memory."""
+    import soxr  # only where it is needed: it takes a tenth of a command's start
+
+    stream = soxr.ResampleStream(found, rate, 1, dtype="float32")
+    for block in blocks:
+        yield stream.resample_chunk(block)
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)

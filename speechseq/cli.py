@@ -99,7 +99,9 @@ def _transcribe(arguments: argparse.Namespace) -> None:
         else:
             print(text, flush=True)
     if failed:
-        raise SomeInputsFailed(f"{len(failed)} of {len(inputs)} inputs failed; they are named above")
+        raise SomeInputsFailed(
+            f"{len(failed)} of {len(inputs)} inputs failed; they are named above"
+        )
 
 
 def _find_inputs(names: Sequence[str]) -> Iterator[str]:
@@ -113,12 +115,14 @@ def _find_inputs(names: Sequence[str]) -> Iterator[str]:
 
 
 def _expand(name: str) -> list[str]:
-    if name == "-" or os.path.lexists(name) and not os.path.isdir(name):
+    if name == "-" or (os.path.lexists(name) and not os.path.isdir(name)):
         return [name]
     if os.path.isdir(name):
         paths = [path for path in Path(name).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES]
         if not paths:
-            raise UsageError(f"{name}: no audio in this folder; give one with {AUDIO_SUFFIXES[0]}, …")
+            raise UsageError(
+                f"{name}: no audio in this folder; give one with {AUDIO_SUFFIXES[0]}, …"
+            )
         return sorted(map(str, paths))
     matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else [name]
     if not matches:
@@ -160,7 +164,7 @@ def _open(model: str | None, device: str) -> Recogniser:
             find_model(name)
             raise UsageError(f"{error}, or give a run folder, which PyTorch can run") from None
         _need_training()
-        from speechseq.training.loop import load_run
+        from speechseq.training.run_folder import load_run
 
         return load_run(Path(name), device)
     return load(name, device=device)
@@ -188,9 +192,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     recogniser = _open(arguments.model, arguments.device)
     utterances = _evaluated(arguments, recogniser)
     bar = Bar()
-    report = evaluate(
-        recogniser, utterances, progress=lambda done, of: bar("evaluate", done, of)
-    )
+    report = evaluate(recogniser, utterances, progress=lambda done, of: bar("evaluate", done, of))
     print(report_text(report))
     if arguments.output:
         with atomic_write(arguments.output) as file:
@@ -223,8 +225,9 @@ def _evaluated(arguments: argparse.Namespace, recogniser: Recogniser) -> list[Ut
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", nargs="?", type=Path, metavar="RECIPE.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. training.epochs=5")
+    parser.add_argument(
+        "words", nargs="*", metavar="RECIPE.yaml [key=value …]", help="e.g. training.epochs=5"
+    )
     parser.add_argument("-o", "--output", type=Path, help="run folder (default: runs/NAME)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a stopped run")
     _add_device(parser)
@@ -233,9 +236,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     from speechseq.recipe import Recipe, read_recipe
 
-    if (arguments.recipe is None) == (arguments.resume is None):
+    if bool(arguments.words) == bool(arguments.resume):
         raise UsageError("train: give a recipe, or --resume RUN, and not both; see train --help")
-    recipe = Recipe() if arguments.resume else read_recipe(arguments.recipe, arguments.overrides)
+    recipe = Recipe() if arguments.resume else read_recipe(arguments.words[0], arguments.words[1:])
     run = arguments.resume or arguments.output or Path("runs") / recipe.name
     _need_training()
     from speechseq.training.loop import train
@@ -257,7 +260,8 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL.onnx")
     parser.add_argument("--int8", action="store_true", help="quantise, and measure what it costs")
     parser.add_argument("--card", type=Path, help="YAML of what the model's card should say")
-    parser.add_argument("--root", default="", help="place of the corpus, to measure --int8 on")
+    parser.add_argument("--manifest", type=Path, help="compare on these, not on validation")
+    parser.add_argument("--root", default="", help="place of the corpus")
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -269,10 +273,27 @@ def _export(arguments: argparse.Namespace) -> None:
         arguments.output,
         int8=arguments.int8,
         card=arguments.card,
-        root=arguments.root,
+        utterances=_compared(arguments),
         note=note,
     )
     print(arguments.output)
+
+
+def _compared(arguments: argparse.Namespace) -> list[Utterance]:
+    """List what an export is compared on: a manifest, or the validation split if it is here."""
+    from speechseq.manifest import read_manifest
+    from speechseq.splits import load_split
+    from speechseq.training.run_folder import read_run
+
+    if arguments.manifest:
+        return read_manifest(arguments.manifest)
+    recipe, _ = read_run(arguments.run)
+    settings = dataclasses.replace(recipe.data, root=arguments.root or recipe.data.root)
+    try:
+        return load_split(settings, "validation", recipe.seed)
+    except SpeechseqError as error:
+        note(f"comparing on noise alone: {error}")
+        return []
 
 
 def _need_training() -> None:
@@ -295,14 +316,20 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         ("stats", "count what a corpus or a manifest holds"),
     ):
         action = actions.add_parser(name, help=text)
-        action.add_argument("corpus", help="a corpus of 'data list'" + " or a manifest" * (name == "stats"))
+        action.add_argument(
+            "corpus", help="a corpus of 'data list'" + " or a manifest" * (name == "stats")
+        )
         if name == "download":
-            action.add_argument("--root", type=Path, help="folder of corpora (default: data/corpora)")
+            action.add_argument(
+                "--root", type=Path, help="folder of corpora (default: data/corpora)"
+            )
             continue
         action.add_argument("--root", default="", help="place of the corpus")
         action.add_argument("--words", default="", help="speech_commands: words, comma between")
         action.add_argument("--unknown", action="store_true", help="other words as _unknown_")
-        action.add_argument("--silence", action="store_true", help="stretches of noise as _silence_")
+        action.add_argument(
+            "--silence", action="store_true", help="stretches of noise as _silence_"
+        )
         action.add_argument("--held-out-speaker", default="", help="fsdd: test on this one")
         if name == "prepare":
             action.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
@@ -375,7 +402,9 @@ def _data_prepare(arguments: argparse.Namespace) -> None:
         if path.exists():
             raise UsageError(f"{path}: is there already; name another folder with -o")
         absolute = [
-            dataclasses.replace(u, audio_filepath=u.audio_filepath and os.path.abspath(u.audio_filepath))
+            dataclasses.replace(
+                u, audio_filepath=u.audio_filepath and os.path.abspath(u.audio_filepath)
+            )
             for u in utterances
         ]
         write_manifest(path, absolute)
@@ -390,10 +419,11 @@ def _data_stats(arguments: argparse.Namespace) -> None:
     for split, utterances in splits.items():
         found = statistics(utterances)
         texts = ", ".join(f"{text} {count}" for text, count in found.texts[:8])
+        more = ", …" if len(found.texts) > 8 else ""
         print(
             f"{split}: {found.utterances} utterances, {found.hours:.2f} h, "
             f"{found.speakers or 'unknown'} speakers, {found.shortest:.2f}–{found.longest:.2f} s, "
-            f"{found.words} words, {len(found.texts)} texts ({texts}{', …' * (len(found.texts) > 8)})"
+            f"{found.words} words, {len(found.texts)} texts ({texts}{more})"
         )
     names = list(splits)
     for number, one in enumerate(names):
@@ -427,7 +457,8 @@ def _models(arguments: argparse.Namespace) -> None:
     for name in bundled_names():
         model = read_model(name)
         size = model.path.stat().st_size / 1e6
-        print(f"{name}\t{size:.1f} MB\t{model.card.get('corpus', '')}\t{model.card.get('licence', '')}")
+        corpus, licence = model.card.get("corpus", ""), model.card.get("licence", "")
+        print(f"{name}\t{size:.1f} MB\t{corpus}\t{licence}")
 
 
 # ---- the table, and running it ----
@@ -458,26 +489,39 @@ class _Parser(argparse.ArgumentParser):
     """argparse, with its usage errors in one line."""
 
     def error(self, message: str) -> Any:
-        raise UsageError(f"{self.prog}: {message}; see {self.prog} --help")
+        raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every command in `COMMANDS`."""
-    parser = _Parser(prog="speechseq", description=__doc__.split("\n")[0] and "Train, measure and ship a small speech recogniser.")
+    parser = _Parser(
+        prog="speechseq", description="Train, measure and ship a small speech recogniser."
+    )
     parser.add_argument("--version", action="version", version=f"speechseq {__version__}")
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=_Parser
+    )
     for name, (text, add_arguments, _) in COMMANDS.items():
         add_arguments(commands.add_parser(name, help=text, description=text, parents=[common]))
     return parser
+
+
+def _take_left_over(parsed: argparse.Namespace, left: Sequence[str]) -> None:
+    """Let overrides stand behind flags, too; argparse leaves those over."""
+    if any(word.startswith("-") for word in left) or (left and "words" not in parsed):
+        raise UsageError(f"unknown argument {left[0]}; see speechseq {parsed.command} --help")
+    if left:
+        parsed.words += left
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        parsed = build_parser().parse_intermixed_args(typed) if typed[:1] == ["train"] else build_parser().parse_args(typed)
+        parsed, left = build_parser().parse_known_args(typed)
+        _take_left_over(parsed, left)
         COMMANDS[parsed.command][2](parsed)
     except SystemExit as error:  # argparse, after --help and --version
         return int(error.code or 0)

@@ -32,6 +32,7 @@ def greedy(log_probs: np.ndarray) -> Hypothesis:
     """
     best = log_probs.argmax(axis=1)
     values = np.take_along_axis(log_probs, best[:, None], axis=1)[:, 0].astype(np.float64)
+    values = np.minimum(values, 0.0)  # float32 softmax may round above certainty
     starts = np.flatnonzero(np.diff(best, prepend=-1))
     ends = np.append(starts[1:], len(best))
     spoken = best[starts] != BLANK
@@ -51,7 +52,7 @@ def greedy(log_probs: np.ndarray) -> Hypothesis:
 def best_class(log_probs: np.ndarray) -> Hypothesis:
     """Take the most probable class of a whole utterance, (1, classes)."""
     number = int(log_probs[0].argmax())
-    confidence = float(np.exp(np.float64(log_probs[0, number])))
+    confidence = float(np.exp(min(np.float64(log_probs[0, number]), 0.0)))
     return Hypothesis((number,), (0,), (1,), (confidence,), confidence)
 
 

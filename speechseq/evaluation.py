@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from speechseq.errors import AudioError, DataError, SpeechseqError
+from speechseq.files import atomic_write
 from speechseq.manifest import Utterance, read_utterance
 from speechseq.metrics import (
     LEAST_GROUPS,
@@ -25,6 +26,7 @@ from speechseq.metrics import (
     word_errors,
 )
 from speechseq.recogniser import Recogniser, Recognition
+from speechseq.tokens import Vocabulary
 
 BATCH_SECONDS = 60.0
 """Audio run through the network at once; clips are sorted by length first."""
@@ -60,10 +62,12 @@ class Item:
 class Report:
     """Everything measured. `wer` and `cer` are None for classes, `confusion` where labels are many.
 
-    Rates are shares of 1; `resampled` says what the intervals resample. The real-time factor is
-    computing time (network and decoding) over audio time.
+    `task` is the kind of the vocabulary. Rates are shares of 1; `resampled` says what the
+    intervals resample. The real-time factor is computing time (network and decoding) over audio
+    time.
     """
 
+    task: str
     utterances: int
     speakers: int
     resampled: str
@@ -105,10 +109,15 @@ def evaluate(
     """
     clips, failed = _read(utterances, recogniser.rate)
     if not clips:
-        raise DataError(f"evaluate: none of {len(utterances)} utterances could be read: {failed[:1]}")
+        first = f" ({failed[0]})" if failed else ""
+        raise DataError(
+            f"evaluate: none of {len(utterances)} utterances could be read{first}; "
+            f"check where the audio is"
+        )
     recognitions: dict[int, Recognition] = {}
     began, spent = 0, 0.0
-    order = sorted(clips, key=lambda number: len(clips[number]))
+    # Longest first, so that the first clip of a batch bounds it.
+    order = sorted(clips, key=lambda number: len(clips[number]), reverse=True)
     while began < len(order):
         size = max(int(BATCH_SECONDS * recogniser.rate / len(clips[order[began]])), 1)
         batch = order[began : began + min(size, 64)]
@@ -121,12 +130,10 @@ def evaluate(
             progress(began, len(order))
     items = [_item(recogniser, utterances[n], recognitions[n]) for n in sorted(clips)]
     seconds = sum(map(len, clips.values())) / recogniser.rate
-    return _report(items, failed, seconds, spent, sequences=recogniser.vocabulary.is_sequence)
+    return _report(recogniser.vocabulary, items, failed, seconds, spent)
 
 
-def _read(
-    utterances: Sequence[Utterance], rate: int
-) -> tuple[dict[int, np.ndarray], list[str]]:
+def _read(utterances: Sequence[Utterance], rate: int) -> tuple[dict[int, np.ndarray], list[str]]:
     clips, failed = {}, []
     for number, utterance in enumerate(utterances):
         try:
@@ -148,8 +155,13 @@ def _item(recogniser: Recogniser, utterance: Utterance, recognition: Recognition
 
 
 def _report(
-    items: Sequence[Item], failed: Sequence[str], seconds: float, spent: float, *, sequences: bool
+    vocabulary: Vocabulary,
+    items: Sequence[Item],
+    failed: Sequence[str],
+    seconds: float,
+    spent: float,
 ) -> Report:
+    sequences = vocabulary.is_sequence
     references = [item.reference for item in items]
     hypotheses = [item.hypothesis for item in items]
     known = all(item.speaker for item in items)
@@ -160,6 +172,7 @@ def _report(
     few = len(labels) <= MOST_LABELS and (not sequences or all(" " not in x for x in labels))
     by_speaker = len(set(speakers)) >= LEAST_GROUPS
     return Report(
+        task=vocabulary.kind,
         utterances=len(items),
         speakers=len({item.speaker for item in items if item.speaker}),
         resampled="speakers" if by_speaker else "utterances",
@@ -207,9 +220,11 @@ def report_text(report: Report) -> str:
 
 
 def _score_line(name: str, score: Score, resampled: str) -> str:
+    # Without an error, or with nothing but errors, `interval` does not resample.
+    over = "exact, utterances" if score.value in (0.0, 1.0) else f"over {resampled}"
     return (
         f"{name} {100 * score.value:.2f} %  "
-        f"(95 % interval {100 * score.low:.2f}–{100 * score.high:.2f}, over {resampled})"
+        f"(95 % interval {100 * score.low:.2f}–{100 * score.high:.2f}, {over})"
     )
 
 
@@ -249,6 +264,8 @@ def _frequent_confusions(
             if label != column and counts[row, number]
         }
     )
+    if not wrong:
+        return ["no confusions"]
     return [
         "most frequent confusions: said -> recognised",
         *(f"{said} -> {heard}: {count}" for (said, heard), count in wrong.most_common(12)),
@@ -275,11 +292,15 @@ def draw_confusion(report: Report, path: str | Path) -> None:
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     axes = figure.add_subplot()
     shares = report.confusion / report.confusion.sum(axis=1, keepdims=True)
+    plain: dict[str, Any] = {"parse_math": False}  # a label may hold a $
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(report.labels) + 1), [*report.labels, "(other)"], rotation=90)
-    axes.set_yticks(range(len(report.labels)), report.labels)
+    axes.set_xticks(
+        range(len(report.labels) + 1), [*report.labels, "(other)"], **plain, rotation=90
+    )
+    axes.set_yticks(range(len(report.labels)), report.labels, **plain)
     axes.set_xlabel("recognised")
     axes.set_ylabel("said")
     axes.set_title(f"accuracy {100 * report.accuracy.value:.2f} %")
     figure.colorbar(image, label="share of the row")
-    FigureCanvasAgg(figure).print_png(path)
+    with atomic_write(path) as file:
+        FigureCanvasAgg(figure).print_png(file)

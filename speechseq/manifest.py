@@ -100,7 +100,9 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); give a manifest of JSON lines") from None
+        raise DataError(
+            f"{path}: cannot be read ({error}); give a manifest of JSON lines"
+        ) from None
     utterances = [
         parse_line(line, f"{path}:{number}", path.parent)
         for number, line in enumerate(lines, start=1)
@@ -160,7 +162,7 @@ def statistics(utterances: Sequence[Utterance]) -> Statistics:
 
 
 def shared_speakers(one: Iterable[Utterance], other: Iterable[Utterance]) -> set[str]:
-    """Name the speakers heard in both lists; scores over such a pair are not speaker-independent."""
+    """Name the speakers heard in both lists; such a pair's scores say nothing of new speakers."""
     return {u.speaker for u in one if u.speaker} & {u.speaker for u in other if u.speaker}
 
 
@@ -230,5 +232,7 @@ class Corpus:
         place = self.locate(root)
         found = [u for u in self.read(place, **options) if u.split == split]
         if not found:
-            raise DataError(f"{self.name}: split {split!r} is not in {place}; it must be added there")
+            raise DataError(
+                f"{self.name}: split {split!r} is not in {place}; it must be added there"
+            )
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,23 +39,25 @@ def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> li
 
 
 def _words(reference: str, hypothesis: str) -> ErrorCounts:
-    if not reference:  # jiwer refuses an empty reference: all that is heard is inserted
+    if not reference.split():  # jiwer refuses an empty reference: all that is heard is inserted
         return ErrorCounts(0, 0, len(hypothesis.split()), 0)
     import jiwer  # 30 ms, which a transcription does not need
 
-    found = jiwer.process_words(reference, hypothesis)
-    return ErrorCounts(
-        found.substitutions, found.deletions, found.insertions, len(reference.split())
-    )
+    return _counts(jiwer.process_words(reference, hypothesis))
 
 
 def _characters(reference: str, hypothesis: str) -> ErrorCounts:
-    if not reference:
-        return ErrorCounts(0, 0, len(hypothesis), 0)
+    if not reference.strip():
+        return ErrorCounts(0, 0, len(hypothesis.strip()), 0)
     import jiwer
 
-    found = jiwer.process_characters(reference, hypothesis)
-    return ErrorCounts(found.substitutions, found.deletions, found.insertions, len(reference))
+    return _counts(jiwer.process_characters(reference, hypothesis))
+
+
+def _counts(found: Any) -> ErrorCounts:
+    """Take the counts out of jiwer's result; its total is what it compared, after its trimming."""
+    total = found.hits + found.substitutions + found.deletions
+    return ErrorCounts(found.substitutions, found.deletions, found.insertions, total)
 
 
 def total_rate(counts: Sequence[ErrorCounts]) -> float:
@@ -71,7 +74,7 @@ def accuracy(references: Sequence[str], hypotheses: Sequence[str]) -> float:
 def confusion(
     references: Sequence[str], hypotheses: Sequence[str], labels: Sequence[str]
 ) -> np.ndarray:
-    """Return counts (labels, labels + 1): rows are references, the last column is any other text."""
+    """Return counts (labels, labels + 1): rows are references, the last column any other text."""
     columns = {label: number for number, label in enumerate(labels)}
     counts = np.zeros((len(labels), len(labels) + 1), dtype=np.int64)
     for reference, hypothesis in zip(references, hypotheses, strict=True):
@@ -128,7 +131,11 @@ def interval(
     if len(names) >= LEAST_GROUPS:
         pairs = np.stack([np.bincount(members, weights=row) for row in pairs])
     rng = np.random.default_rng(seed)
-    drawn = pairs[:, rng.integers(pairs.shape[1], size=(resamples, pairs.shape[1]))].sum(axis=2)
-    rates = drawn[0] / np.maximum(drawn[1], 1e-12)
+    size = pairs.shape[1]
+    # A resample at a time: all of them at once would take gigabytes for a large test set.
+    drawn = np.array(
+        [pairs[:, rng.integers(size, size=size)].sum(axis=1) for _ in range(resamples)]
+    )
+    rates = drawn[:, 0] / np.maximum(drawn[:, 1], 1e-12)
     low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

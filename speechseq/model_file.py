@@ -81,13 +81,12 @@ def find_model(name: str | os.PathLike[str]) -> Path:
     if path.is_file():
         return path
     raise ModelError(
-        f"{name}: no such model file, run folder or bundled model{nearest(str(name), bundled_names())}"
+        f"{name}: no such model file, run folder or bundled model"
+        f"{nearest(str(name), bundled_names())}"
     )
 
 
-def read_model(
-    name: str | os.PathLike[str], *, device: str = "cpu", threads: int = 0
-) -> ModelFile:
+def read_model(name: str | os.PathLike[str], *, device: str = "cpu", threads: int = 0) -> ModelFile:
     """Open the model that a bundled name, a file or a run folder stands for.
 
     `device` is cpu or cuda (auto takes cuda where onnxruntime offers it); `threads` 0 leaves the
@@ -116,7 +115,7 @@ def open_model(data: bytes, path: Path, *, device: str = "cpu", threads: int = 0
     missing = [key for key in KEYS if f"speechseq.{key}" not in values]
     if missing:
         raise ModelError(
-            f"{path}: not a speechseq model (no {missing[0]} in its metadata); export it with speechseq"
+            f"{path}: not a speechseq model (no {missing[0]} in its metadata); export it again"
         )
     return _parse(path, session, {key: values[f"speechseq.{key}"] for key in KEYS})
 

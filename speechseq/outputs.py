@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -17,7 +18,9 @@ def as_text(name: str, recognition: Recognition) -> str:
 
 def as_json(name: str, recognition: Recognition) -> str:
     """Return one line of JSON: file, text, confidence, duration, and words with their times (s)."""
-    return json.dumps({"file": name, **asdict(recognition)}, ensure_ascii=False)
+    # A file name need not be Unicode, but JSON must.
+    file = os.fsencode(name).decode("utf-8", errors="replace")
+    return json.dumps({"file": file, **asdict(recognition)}, ensure_ascii=False)
 
 
 WRITERS: dict[str, Callable[[str, Recognition], str]] = {"txt": as_text, "json": as_json}

@@ -25,11 +25,10 @@ from speechseq.errors import UsageError, nearest
 class DataSettings:
     """Which speech to learn from, and how its texts become tokens.
 
-    With `corpus: jsonl`, `csv` or `folder`, `root` is the user's file or folder. Where the corpus has no
-    validation split of its own (or `validation_split` is empty), one is taken out of the
-    training split: all utterances of `validation_speakers` speakers, or else
-    `validation_fraction` of the utterances. `words`, `unknown`, `silence` and
-    `held_out_speaker` are for the corpora that name them as options.
+    With `corpus: jsonl`, `csv` or `folder`, `root` is the user's file or folder. Where the corpus
+    has no validation split of its own, one is taken out of the training split: all utterances of
+    `validation_speakers` speakers, or else `validation_fraction` of the utterances. `words`,
+    `unknown`, `silence` and `held_out_speaker` are for the corpora that name them as options.
     """
 
     corpus: str = "folder"
@@ -161,8 +160,8 @@ class AugmentSettings:
 class TrainingSettings:
     """How the weights are found.
 
-    `schedule` is one_cycle or cosine. `ema` 0 keeps no averaged weights. `patience` is the number of
-    validations without a better score after which training stops; 0 never stops early.
+    `schedule` is one_cycle or cosine. `ema` 0 keeps no averaged weights. `patience` is the number
+    of validations without a better score after which training stops; 0 never stops early.
     """
 
     epochs: int = 30

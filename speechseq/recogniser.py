@@ -1,4 +1,4 @@
-"""From samples to text: a network, a vocabulary and a recipe's settings, whoever runs the network."""
+"""From samples to text: a network, whoever runs it, a vocabulary and a recipe's settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from speechseq.recipe import Recipe
 from speechseq.tokens import Vocabulary
 
 Network = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""``(samples (batch, samples), lengths (batch,)) -> (log_probs (batch, frames, tokens), lengths)``."""
+"""``samples (batch, samples), lengths -> log_probs (batch, frames, tokens), lengths``, arrays."""
 
 
 @dataclass(frozen=True)

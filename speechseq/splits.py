@@ -39,9 +39,7 @@ def load_split(settings: DataSettings, split: str, seed: int) -> list[Utterance]
     return corpus.utterances(split, root=settings.root, **corpus_options(corpus, settings))
 
 
-def training_splits(
-    settings: DataSettings, seed: int
-) -> tuple[list[Utterance], list[Utterance]]:
+def training_splits(settings: DataSettings, seed: int) -> tuple[list[Utterance], list[Utterance]]:
     """List the training and the validation utterances.
 
     Raises:

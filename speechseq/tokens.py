@@ -14,7 +14,7 @@ from speechseq.errors import DataError, choose
 BLANK = 0
 """Number of the CTC blank in every sequence vocabulary."""
 
-BLANK_TOKEN = "<blank>"
+BLANK_TOKEN = "<blank>"  # noqa: S105
 
 
 def _normalise_sequence(text: str) -> str:

@@ -1,6 +1,15 @@
 """The corpora: one file each, and the table that names them."""
 
-from speechseq.corpora import an4, arabic_speech_commands, fsdd, speech_commands, yesno
+from speechseq.corpora import (
+    an4,
+    arabic_speech_commands,
+    folder,
+    fsdd,
+    librispeech,
+    speech_commands,
+    tables,
+    yesno,
+)
 from speechseq.manifest import Corpus
 
 CORPORA: dict[str, Corpus] = {
@@ -9,6 +18,11 @@ CORPORA: dict[str, Corpus] = {
     "yesno": yesno.CORPUS,
     "speech_commands": speech_commands.CORPUS,
     "speech_commands_v0.01": speech_commands.CORPUS_V1,
+    "librispeech": librispeech.CORPUS,
+    "mini_librispeech": librispeech.MINI,
     "an4": an4.CORPUS,
+    "folder": folder.CORPUS,
+    "csv": tables.CSV,
+    "jsonl": tables.JSONL,
 }
 """Every corpus by its name; an entry is one file beside this one and one line here."""

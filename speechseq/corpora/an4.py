@@ -35,7 +35,7 @@ def read(place: Path) -> list[Utterance]:
     """
     lists = {split: place / "etc" / f"an4_{split}.transcription" for split in _SPLITS}
     lists = {split: path for split, path in lists.items() if path.is_file()}
-    require(lists.keys(), place, "etc/an4_train.transcription")
+    require(lists, place, "etc/an4_train.transcription")
     clips = _clips(place / "wav")
     found = []
     for split, path in lists.items():
@@ -65,5 +65,10 @@ CORPUS = Corpus(
     folder="an4",
     licence="BSD-like (CMU)",
     homepage="http://www.speech.cs.cmu.edu/databases/an4/",
-    archives=(Archive("http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"),),
+    archives=(
+        Archive(
+            "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz",
+            member="an4",
+        ),
+    ),
 )

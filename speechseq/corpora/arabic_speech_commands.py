@@ -22,7 +22,7 @@ def read(place: Path) -> list[Utterance]:
         DataError: `place` is not this corpus, or a split is there only in part.
     """
     lists = {split: place / name for split, name in _LISTS.items() if (place / name).is_file()}
-    require(lists.keys(), place, "train.csv, val.csv or test.csv")
+    require(lists, place, "train.csv, val.csv or test.csv")
     found = []
     for split, path in lists.items():
         found += _read_list(path, split)
@@ -58,7 +58,8 @@ CORPUS = Corpus(
     homepage="https://doi.org/10.5281/zenodo.4662481",
     archives=(
         Archive(
-            "https://github.com/abdulkaderghandoura/arabic-speech-commands-dataset/archive/master.zip"
+            "https://github.com/abdulkaderghandoura/arabic-speech-commands-dataset/archive/master.zip",
+            member="arabic-speech-commands-dataset-*",
         ),
     ),
     noise="background_noise",

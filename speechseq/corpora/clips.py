@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import soundfile
-
+from speechseq.audio import duration_seconds
 from speechseq.errors import DataError
 from speechseq.manifest import Utterance
 
@@ -46,7 +45,7 @@ def measured(utterances: Iterable[Utterance]) -> list[Utterance]:
     """Fill in the durations that are 0 from the headers of the audio files.
 
     Raises:
-        DataError: a clip cannot be read.
+        AudioError: a clip cannot be read.
     """
     utterances = list(utterances)
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -54,20 +53,13 @@ def measured(utterances: Iterable[Utterance]) -> list[Utterance]:
 
 
 def _measure(utterance: Utterance) -> Utterance:
-    if utterance.duration:
+    if utterance.duration or not utterance.audio_filepath:
         return utterance
-    try:
-        duration = soundfile.info(utterance.audio_filepath).duration
-    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"{utterance.audio_filepath}: cannot be read ({reason}); "
-            f"replace it or take it out of the corpus"
-        ) from None
-    return replace(utterance, duration=max(duration - utterance.offset, 0.0))
+    seconds = duration_seconds(utterance.audio_filepath) - utterance.offset
+    return replace(utterance, duration=max(seconds, 0.0))
 
 
-def require(found: Sequence[object], place: Path, what: str) -> None:
+def require(found: Collection[object], place: Path, what: str) -> None:
     """Check that a corpus' layout was recognised.
 
     Raises:
@@ -91,14 +83,22 @@ def require_all(missing: Sequence[str], wanted: int, where: Path) -> bool:
     return wanted > len(missing)
 
 
-def read_lines(path: Path) -> list[str]:
-    """Read a list's lines, without blank ones; a byte order mark is dropped.
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8; a byte order mark is dropped.
 
     Raises:
         DataError: the file cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); unpack the corpus again") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
+        raise DataError(f"{path}: cannot be read ({error}); correct or replace it") from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read a list's lines, stripped, without blank ones.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]

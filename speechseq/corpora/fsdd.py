@@ -26,8 +26,12 @@ def read(place: Path, *, held_out_speaker: str = "") -> list[Utterance]:
         UsageError: no such speaker.
         DataError: `place` is not this corpus.
     """
-    names = [(_NAME.fullmatch(stem), path) for stem, path in clips_in(place / "recordings").items()]
-    rows = [(*match.groups(), path) for match, path in names if match]
+    clips = clips_in(place / "recordings")
+    rows = [
+        (int(match[1]), match[2], int(match[3]), path)
+        for match, path in ((_NAME.fullmatch(name), path) for name, path in clips.items())
+        if match
+    ]
     require(rows, place, "recordings/{digit}_{speaker}_{n}.wav")
     speakers = {speaker for _, speaker, _, _ in rows}
     if held_out_speaker and held_out_speaker not in speakers:
@@ -42,7 +46,7 @@ def read(place: Path, *, held_out_speaker: str = "") -> list[Utterance]:
         return "test" if number < _TEST_RECORDINGS else "train"
 
     return measured(
-        Utterance(str(path), 0.0, WORDS[int(digit)], speaker, split=split(speaker, int(number)))
+        Utterance(str(path), 0.0, WORDS[digit], speaker, split=split(speaker, number))
         for digit, speaker, number, path in rows
     )
 
@@ -57,7 +61,8 @@ CORPUS = Corpus(
     homepage="https://github.com/Jakobovski/free-spoken-digit-dataset",
     archives=(
         Archive(
-            "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz"
+            "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz",
+            member="free-spoken-digit-dataset-*",
         ),
     ),
     options=("held_out_speaker",),

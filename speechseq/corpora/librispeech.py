@@ -1,16 +1,18 @@
-"""LibriSpeech and mini LibriSpeech: read books, 16 kHz."""
+"""LibriSpeech and mini-LibriSpeech: read English books at 16 kHz.
+
+Source: V. Panayotov et al., "LibriSpeech: an ASR corpus based on public domain audio books", 2015.
+"""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
 
-from speechseq.corpora.layout import find_clip, measured
-from speechseq.errors import DataError
+from speechseq.corpora.clips import clips_in, measured, read_lines, require, require_all
 from speechseq.files import Archive
 from speechseq.manifest import Corpus, Utterance
 
-CHECKSUMS = {
+_PARTS = {
     "dev-clean": "76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3",
     "dev-other": "12661c48e8c3fe1de2c1caa4c3e135193bfb1811584f11f569dd12645aa84365",
     "test-clean": "39fde525e59672dc6d1551919b1478f724438a95aa55f874b576be21967e6c23",
@@ -19,61 +21,69 @@ CHECKSUMS = {
     "train-clean-360": "146a56496217e96c14334a160df97fffedd6e0a04e66b9c5af0d40be3c792ecf",
     "train-other-500": "ddb22f27f96ec163645d53215559df6aa36515f26e01dd70798188350adcb6d2",
 }
-MINI_PARTS = ("train-clean-5", "dev-clean-2")
+_MINI_PARTS = {"train-clean-5": "", "dev-clean-2": ""}
+"""SHA-256 of each part's archive, where one is published."""
 
 
-def read(root: Path, *, parts: tuple[str, ...]) -> list[Utterance]:
-    """List ``part/speaker/chapter/*.trans.txt`` of the parts that are there.
+def read(place: Path, *, splits: tuple[str, ...] = tuple(_PARTS)) -> list[Utterance]:
+    """List the utterances of the parts that are there, their texts in lower case.
 
     Raises:
-        DataError: no part is there, a line is wrong, or a listed recording is missing.
+        DataError: `place` is not this corpus, or a chapter is there only in part.
     """
-    present = [part for part in parts if (root / part).is_dir()]
-    if not present:
-        raise DataError(f"{root}: holds none of {', '.join(parts)}; give the LibriSpeech folder")
-    return measured(
+    found = [
         utterance
-        for part in present
-        for path in sorted((root / part).glob("*/*/*.trans.txt"))
-        for utterance in _chapter(path, part)
+        for split in splits
+        for path in sorted((place / split).glob("*/*/*.trans.txt"))
+        for utterance in _read_chapter(path, split)
+    ]
+    require(found, place, f"{splits[0]}/{{speaker}}/{{chapter}}/*.trans.txt")
+    return measured(found)
+
+
+def _read_chapter(path: Path, split: str) -> list[Utterance]:
+    clips = clips_in(path.parent)
+    rows = [line.partition(" ") for line in read_lines(path)]
+    missing = [name for name, _, _ in rows if name not in clips]
+    require_all(missing, len(rows), path)
+    speaker = path.parent.parent.name
+    return [
+        Utterance(str(clips[name]), 0.0, text.lower(), speaker, split=split)
+        for name, _, text in rows
+        if name in clips
+    ]
+
+
+def _archives(number: int, folder: str, parts: dict[str, str]) -> tuple[Archive, ...]:
+    return tuple(
+        Archive(
+            f"http://www.openslr.org/resources/{number}/{part}.tar.gz",
+            sha256=checksum,
+            into=f"{folder}/{part}",
+            member=f"LibriSpeech/{part}",
+        )
+        for part, checksum in parts.items()
     )
-
-
-def _chapter(path: Path, part: str) -> list[Utterance]:
-    utterances = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        name, _, text = line.partition(" ")
-        clip = find_clip(path.parent, f"{name}.flac")
-        if clip is None or not text:
-            raise DataError(f"{path}:{number}: no recording or no text of {name!r}; restore it")
-        speaker = path.parent.parent.name
-        utterances.append(Utterance(str(clip), 0.0, text.lower(), speaker=speaker, split=part))
-    return utterances
 
 
 CORPUS = Corpus(
     name="librispeech",
-    title="LibriSpeech",
-    splits=tuple(CHECKSUMS),
-    read=partial(read, parts=tuple(CHECKSUMS)),
+    title="LibriSpeech: read English books, 2,484 speakers, 16 kHz, 982 h",
+    splits=tuple(_PARTS),
+    read=read,
     folder="LibriSpeech",
     licence="CC BY 4.0",
     homepage="https://www.openslr.org/12/",
-    archives=tuple(
-        Archive(f"https://www.openslr.org/resources/12/{part}.tar.gz", sha256=checksum, strip=1)
-        for part, checksum in CHECKSUMS.items()
-    ),
+    archives=_archives(12, "LibriSpeech", _PARTS),
 )
+
 MINI = Corpus(
     name="mini_librispeech",
-    title="mini LibriSpeech",
-    splits=MINI_PARTS,
-    read=partial(read, parts=MINI_PARTS),
-    folder="mini_LibriSpeech",
+    title="mini-LibriSpeech: 5 h to train on and 2 h to validate, of LibriSpeech",
+    splits=tuple(_MINI_PARTS),
+    read=partial(read, splits=tuple(_MINI_PARTS)),
+    folder="mini_librispeech",
     licence="CC BY 4.0",
     homepage="https://www.openslr.org/31/",
-    archives=tuple(
-        Archive(f"https://www.openslr.org/resources/31/{part}.tar.gz", strip=1)
-        for part in MINI_PARTS
-    ),
+    archives=_archives(31, "mini_librispeech", _MINI_PARTS),
 )

@@ -59,7 +59,7 @@ def read(
         DataError: `place` is not this corpus.
     """
     folders = {path.name: path for path in folders_in(place) if path.name[0] not in "._"}
-    require(folders.keys(), place, "folder of a word")
+    require(folders, place, "folder of a word")
     known = _check_words(words, unknown, folders, place)
     by_split = _by_split(place, folders.values() if unknown else [folders[word] for word in known])
     found = []
@@ -90,9 +90,7 @@ def _check_words(
 def _by_split(place: Path, folders: Iterable[Path]) -> dict[str, list[Utterance]]:
     """Sort the clips by the official lists; what stands in neither is for training."""
     listed = {
-        stem(line): split
-        for split, name in _LISTS.items()
-        for line in read_lines(place / name)
+        stem(line): split for split, name in _LISTS.items() for line in read_lines(place / name)
     }
     found: dict[str, list[Utterance]] = {"train": [], "validation": [], "test": []}
     for folder in folders:

@@ -20,7 +20,7 @@ def read(place: Path) -> list[Utterance]:
         DataError: `place` is not this corpus.
     """
     clips = {name: path for name, path in clips_in(place).items() if re.fullmatch(r"[01_]+", name)}
-    require(clips.keys(), place, "0_1_0_1_0_1_0_1.wav and its like")
+    require(clips, place, "0_1_0_1_0_1_0_1.wav and its like")
     return measured(
         Utterance(
             str(path),
@@ -44,6 +44,7 @@ CORPUS = Corpus(
         Archive(
             "http://www.openslr.org/resources/1/waves_yesno.tar.gz",
             sha256="c3f49e0cca421f96b75b41640749167b52118f232498667ca7a5f9416aef8e73",
+            member="waves_yesno",
         ),
     ),
 )

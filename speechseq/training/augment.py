@@ -36,7 +36,9 @@ def coloured_noise(samples: int, tilt: float, rng: np.random.Generator) -> np.nd
     return (0.1 * noise / noise.std()).astype(np.float32)
 
 
-def join(pieces: Sequence[np.ndarray], features: FeatureSettings, gaps: Sequence[int]) -> np.ndarray:
+def join(
+    pieces: Sequence[np.ndarray], features: FeatureSettings, gaps: Sequence[int]
+) -> np.ndarray:
     """String log-mels (frames, mels) together with so many silent frames between neighbours.
 
     The silence that each piece carries at its own edges is kept only at the string's two ends.
@@ -67,7 +69,7 @@ def shift(log_mels: np.ndarray, frames: int, floor: float) -> np.ndarray:
 def mix_noise(
     log_mels: np.ndarray, noise: np.ndarray, ratio_db: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Add a random stretch of noise (frames, mels) to (frames, mels), so many dB under its level."""
+    """Add a random stretch of noise, so many dB under the level of (frames, mels)."""
     start = rng.integers(0, max(len(noise) - len(log_mels), 0) + 1)
     stretch = np.take(noise, np.arange(start, start + len(log_mels)), axis=0, mode="wrap")
     level = _level(log_mels) - _level(stretch) - ratio_db * LOG_PER_DECIBEL
@@ -93,7 +95,7 @@ def augment(
         log_mels = shift(log_mels, int(rng.integers(-reach, reach + 1)), features.floor)
     if noises and rng.random() < settings.noise_probability:
         ratio = rng.uniform(settings.noise_low_db, settings.noise_high_db)
-        log_mels = mix_noise(log_mels, noises[rng.integers(len(noises))], ratio, rng)
+        log_mels = mix_noise(log_mels, noises[int(rng.integers(len(noises)))], ratio, rng)
     if settings.gain_db:
         log_mels = log_mels + rng.uniform(-1, 1) * settings.gain_db * LOG_PER_DECIBEL
         log_mels = np.maximum(log_mels, np.log(features.floor))

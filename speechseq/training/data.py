@@ -122,9 +122,12 @@ def _cache_key(
     sizes: dict[str, tuple[int, int]] = {"": (0, 0)}
     for u in utterances:
         if u.audio_filepath not in sizes:
-            status = os.stat(u.audio_filepath) if os.path.exists(u.audio_filepath) else None
+            source = Path(u.audio_filepath)
+            status = source.stat() if source.exists() else None
             sizes[u.audio_filepath] = (status.st_size, status.st_mtime_ns) if status else (-1, -1)
-        digest.update(repr((u.audio_filepath, u.offset, u.duration, sizes[u.audio_filepath])).encode())
+        digest.update(
+            repr((u.audio_filepath, u.offset, u.duration, sizes[u.audio_filepath])).encode()
+        )
     return digest.hexdigest()[:32]
 
 
@@ -228,11 +231,12 @@ class TrainingData:
 
     def _examples(self, rng: np.random.Generator) -> list[Example]:
         count, speeds = self.log_mels.lengths.shape
-        pairs = list(zip(rng.permutation(count), rng.integers(speeds, size=count), strict=True))
+        chosen = np.stack([rng.permutation(count), rng.integers(speeds, size=count)], axis=1)
+        pairs: list[tuple[int, int]] = [tuple(pair) for pair in chosen.tolist()]
         examples: list[Example] = []
         while pairs:
             size = int(rng.integers(1, self.recipe.augment.join + 1))
-            examples.append([(int(n), int(s)) for n, s in pairs[:size]])
+            examples.append(pairs[:size])
             pairs = pairs[size:]
         return examples
 

@@ -7,6 +7,7 @@ recurrent cells run without packing, on the fast path.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -158,11 +159,12 @@ class Encoder(nn.Module):
         super().__init__()
         self.front_end = choose(FRONT_ENDS, settings.front_end, "model.front_end")(dims, settings)
         self.layers = nn.ModuleList()
-        size = self.input_dims = self.front_end.dims
+        self.dims: int = self.front_end.dims
+        self.input_dims = self.dims
         for _ in range(settings.layers):
-            self.layers.append(RecurrentLayer(size, settings))
-            size = self.layers[-1].dims
-        self.dims = size
+            layer = RecurrentLayer(self.dims, settings)
+            self.layers.append(layer)
+            self.dims = layer.dims
         self.dropout = nn.Dropout(settings.dropout)
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -190,7 +192,7 @@ class Output(nn.Module):
         scores = self.state(states)
         if self.input is not None:
             scores = scores + self.input(inputs)
-        return scores.log_softmax(dim=-1)
+        return cast(Tensor, scores).log_softmax(dim=-1)
 
 
 class CTCHead(nn.Module):
@@ -226,7 +228,7 @@ class ClassifyHead(nn.Module):
         if self.attention is None:
             return (mask.to(states) / lengths.unsqueeze(1)).unsqueeze(2)
         scores = self.attention(states).squeeze(2).masked_fill(~mask, float("-inf"))
-        return scores.softmax(dim=1).unsqueeze(2)
+        return cast(Tensor, scores).softmax(dim=1).unsqueeze(2)
 
     def forward(self, states: Tensor, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         if self.pooling == "last":
@@ -249,7 +251,7 @@ def _at_last(frames: Tensor, lengths: Tensor) -> Tensor:
 class SpeechNetwork(nn.Module):
     """The whole network of a recipe.
 
-    ``(samples (batch, samples), lengths (batch,)) -> (log_probs (batch, frames, tokens), lengths)``.
+    ``samples (batch, samples), lengths (batch,) -> log_probs (batch, frames, tokens), lengths``.
     """
 
     def __init__(self, recipe: Recipe, tokens: int):
@@ -323,15 +325,15 @@ def torch_network(network: SpeechNetwork, device: torch.device) -> Network:
     return run
 
 
-CELLS: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 """Recurrent cells by name."""
 
-FRONT_ENDS: dict[str, type[nn.Module]] = {
+FRONT_ENDS: dict[str, Any] = {
     "none": NoFrontEnd,
     "stack": Stack,
     "conv": Convolutions,
 }
 """What stands between features and the recurrent layers, by name."""
 
-HEADS: dict[str, type[nn.Module]] = {"ctc": CTCHead, "classify": ClassifyHead}
+HEADS: dict[str, Any] = {"ctc": CTCHead, "classify": ClassifyHead}
 """What stands behind the recurrent layers, by name."""

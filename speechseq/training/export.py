@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import logging
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,28 +19,34 @@ from typing import Any, cast
 import numpy as np
 import onnx
 import torch
+import yaml
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from speechseq.corpora import CORPORA
-from speechseq.errors import GateFailed
+from speechseq.errors import GateFailed, UsageError
+from speechseq.evaluation import evaluate
 from speechseq.files import atomic_write
 from speechseq.manifest import Utterance, read_utterance
 from speechseq.model_file import metadata, open_model
 from speechseq.recipe import FeatureSettings, Recipe
-from speechseq.recogniser import Recogniser, from_model_file, pad
+from speechseq.recogniser import Recogniser, from_model_file, load, pad
 from speechseq.tokens import Vocabulary
 from speechseq.training.encoder import (
-    CTCHead,
     Convolutions,
+    CTCHead,
     Output,
     RecurrentLayer,
     SpeechNetwork,
     Stack,
+    load_network,
     parameters,
     torch_network,
 )
-from speechseq.training.features import DELTA_WINDOW, LEAST_DEVIATION, delta_kernel
+from speechseq.training.features import DELTA_WINDOW, LEAST_DEVIATION, LogMel, delta_kernel
+from speechseq.training.run_folder import WEIGHTS, read_run
+
+Note = Callable[[str], None]
 
 OPSET = 17
 IR_VERSION = 9
@@ -46,6 +54,10 @@ TOLERANCE = 1e-4
 """Largest difference of a log-probability that the parity gate lets through."""
 
 PARITY_BATCHES = (1, 3, 8)
+
+MOST_INT8_LOSS = 0.01
+"""Largest loss of accuracy, as a share of 1, that an int8 file may have."""
+
 FEATURE_NODES = "features"
 """Prefix of the feature nodes' names; quantisation leaves these nodes alone."""
 
@@ -74,8 +86,7 @@ class Graph:
 
     def size(self, value: str, axis: int) -> str:
         """Return the size of an axis, a scalar."""
-        size = self.add("Gather", self.add("Shape", value), self.constant(axis))
-        return size
+        return self.add("Gather", self.add("Shape", value), self.constant(axis))
 
     def within(self, lengths: str, size: str) -> str:
         """Return the mask (batch, size), true inside each utterance."""
@@ -141,7 +152,7 @@ def _log_mels(graph: Graph, network: SpeechNetwork) -> tuple[str, str]:
     transform of `transform_samples` points has, add nothing.
     """
     settings = network.features.settings
-    base = getattr(network.features.base, "log_mel", network.features.base)
+    base: LogMel = getattr(network.features.base, "log_mel", network.features.base)
     window = settings.window_samples
     inside = graph.within("lengths", graph.size("waveform", 1))
     samples = graph.add("Where", inside, "waveform", graph.constant(0.0))
@@ -220,9 +231,7 @@ def _normalise_utterance(graph: Graph, frames: str, lengths: str) -> str:
     return graph.add("Div", centred, graph.add("Max", deviation, graph.constant(LEAST_DEVIATION)))
 
 
-def _front_end(
-    graph: Graph, network: SpeechNetwork, frames: str, lengths: str
-) -> tuple[str, str]:
+def _front_end(graph: Graph, network: SpeechNetwork, frames: str, lengths: str) -> tuple[str, str]:
     """Return the front end's output (batch, frames, dims) and lengths."""
     front_end = network.encoder.front_end
     if isinstance(front_end, Stack):
@@ -244,9 +253,7 @@ def _stack(graph: Graph, stack: Stack, frames: str, lengths: str) -> tuple[str, 
     return stacked, graph.ceil_divide(lengths, stack.stride)
 
 
-def _convolve(
-    graph: Graph, front_end: Convolutions, frames: str, lengths: str
-) -> tuple[str, str]:
+def _convolve(graph: Graph, front_end: Convolutions, frames: str, lengths: str) -> tuple[str, str]:
     maps = graph.add("Unsqueeze", frames, graph.constant([1]))
     layers = zip((front_end.first, front_end.second), front_end.strides, strict=True)
     for convolution, stride in layers:
@@ -370,7 +377,9 @@ def _pooling(graph: Graph, network: SpeechNetwork, states: str, lengths: str) ->
     """Return pooling weights (batch, 1, frames), as `ClassifyHead.weights`."""
     inside = graph.within(lengths, graph.size(states, 1))
     if network.head.attention is not None:
-        scores = graph.add("Squeeze", _linear(graph, network.head.attention, states), graph.constant([2]))
+        scores = graph.add(
+            "Squeeze", _linear(graph, network.head.attention, states), graph.constant([2])
+        )
         scores = graph.add("Where", inside, scores, graph.constant(-1e30))
         weights = graph.add("Softmax", scores, axis=1)
     else:
@@ -414,14 +423,18 @@ def parity(one: Recogniser, other: Recogniser, clips: Sequence[np.ndarray]) -> P
     return Parity(len(clips), largest, different)
 
 
-def parity_clips(rate: int, utterances: Sequence[Utterance] = (), count: int = 24) -> list[np.ndarray]:
+def parity_clips(
+    rate: int, utterances: Sequence[Utterance] = (), count: int = 24
+) -> list[np.ndarray]:
     """Return clips to compare on: real ones, spread over the list, and noise of many lengths."""
     rng = np.random.default_rng(0)
     chosen = utterances[:: max(len(utterances) // count, 1)][:count]
     clips = [read_utterance(utterance, rate) for utterance in chosen]
     for seconds in (0.001, 0.02, 0.11, 0.5, 1.0, 1.7, 3.1):
         level = 10 ** rng.uniform(-3, -0.5)
-        clips.append((level * rng.standard_normal(max(round(seconds * rate), 1))).astype(np.float32))
+        clips.append(
+            (level * rng.standard_normal(max(round(seconds * rate), 1))).astype(np.float32)
+        )
     clips.append(np.zeros(rate, np.float32))
     return [clips[number] for number in rng.permutation(len(clips))]
 
@@ -484,26 +497,116 @@ def export_run(
     network: SpeechNetwork,
     recipe: Recipe,
     vocabulary: Vocabulary,
-    run: Path,
+    path: Path,
     *,
     utterances: Sequence[Utterance] = (),
-    note: Callable[[str], None] = lambda text: None,
-    path: Path | None = None,
+    note: Note = lambda text: None,
     card: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Export a run's best weights to `path`, or to the run's ``model.onnx``, and say how it went."""
-    path = path or run / "model.onnx"
+    """Export a trained network to `path` and say how it went.
+
+    Raises:
+        GateFailed: as `export_network`.
+    """
     network = network.to("cpu").eval()
-    found = export_network(
-        network,
-        recipe,
-        vocabulary,
-        path,
-        card=card_of(network, recipe, card or {}),
-        utterances=utterances,
-    )
+    card = card_of(network, recipe, card or {})
+    found = export_network(network, recipe, vocabulary, path, card=card, utterances=utterances)
     note(
         f"{path}: {path.stat().st_size / 1e6:.2f} MB; parity with PyTorch on {found.clips} clips: "
         f"largest difference {found.largest_difference:.1e}, texts equal"
     )
     return path
+
+
+def export(
+    run: Path,
+    path: Path,
+    *,
+    int8: bool = False,
+    card: Path | None = None,
+    utterances: Sequence[Utterance] = (),
+    note: Note = lambda text: None,
+) -> Path:
+    """Export a run folder's best weights; with `int8` quantise them and measure what it costs.
+
+    `card` is a YAML file of what the model should say of itself; `utterances` are compared on.
+
+    Raises:
+        ModelError: `run` is not a run folder. UsageError: the card is not YAML.
+        GateFailed: parity fails, or int8 loses too much accuracy; nothing is written.
+    """
+    recipe, vocabulary = read_run(run)
+    network = load_network(run / WEIGHTS, recipe, len(vocabulary))
+    texts = _read_card(card) if card else {}
+    if not int8:
+        return export_run(
+            network, recipe, vocabulary, path, utterances=utterances, note=note, card=texts
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        whole, small = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        export_run(network, recipe, vocabulary, whole, utterances=utterances, note=note, card=texts)
+        quantise(whole, small)
+        _compare(whole, small, path, utterances, note)
+        with atomic_write(path) as file:
+            file.write(small.read_bytes())
+    return path
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(
+            f"{path}: not a readable YAML card ({' '.join(str(error).split())})"
+        ) from None
+    if not isinstance(card, dict):
+        raise UsageError(f"{path}: not a mapping; write 'key: text' lines")
+    return card
+
+
+def quantise(source: Path, target: Path) -> None:
+    """Quantise the weights of a model file to 8 bits; the features stay as they are.
+
+    Convolutions stay, too: as ConvInteger they run slower than in 32 bits.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(source)
+    features = [n.name for n in model.graph.node if n.name.startswith(FEATURE_NODES)]
+    logging.disable(logging.WARNING)  # it advises a pre-processing that this graph does not need
+    try:
+        quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=["MatMul", "LSTM", "Gemm"],
+            nodes_to_exclude=features,
+            weight_type=QuantType.QInt8,
+        )
+    finally:
+        logging.disable(logging.NOTSET)
+    small = onnx.load(target)
+    del small.metadata_props[:]
+    small.metadata_props.extend(model.metadata_props)
+    onnx.save(small, target)
+
+
+def _compare(
+    whole: Path, small: Path, path: Path, utterances: Sequence[Utterance], note: Note
+) -> None:
+    """Say how an int8 file differs in size, speed and accuracy; too great a loss stops it."""
+    sizes = [file.stat().st_size / 1e6 for file in (whole, small)]
+    note(f"{path}: {sizes[0]:.2f} -> {sizes[1]:.2f} MB")
+    if not utterances:
+        note(f"{path}: accuracy not measured, as no utterances are at hand; give --manifest")
+        return
+    one, other = (evaluate(load(str(file), threads=1), utterances) for file in (whole, small))
+    note(
+        f"{path}: accuracy {100 * one.accuracy.value:.2f} -> {100 * other.accuracy.value:.2f} % on "
+        f"{other.utterances} utterances, real-time factor {one.real_time_factor:.4f} -> "
+        f"{other.real_time_factor:.4f} on one thread"
+    )
+    if one.accuracy.value - other.accuracy.value > MOST_INT8_LOSS:
+        raise GateFailed(
+            f"{path}: not written; int8 loses more than {100 * MOST_INT8_LOSS:g} % of accuracy; "
+            f"ship the 32-bit file"
+        )

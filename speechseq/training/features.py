@@ -7,6 +7,7 @@ beyond an utterance's length never changes a frame within it.
 from __future__ import annotations
 
 import warnings
+from typing import Any, cast
 
 import torch
 import torchaudio
@@ -67,12 +68,12 @@ class LogMel(nn.Module):
     @property
     def filters(self) -> Tensor:
         """The filter bank (bins, mels)."""
-        return self.spectrogram.mel_scale.fb
+        return cast(Tensor, self.spectrogram.mel_scale.fb)
 
     @property
     def window(self) -> Tensor:
         """The window (window_samples,)."""
-        return self.spectrogram.spectrogram.window
+        return cast(Tensor, self.spectrogram.spectrogram.window)
 
     def log_mels(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log-mels and their lengths."""
@@ -121,7 +122,7 @@ class MFCC(nn.Module):
 
 
 def add_deltas(frames: Tensor, lengths: Tensor, order: int) -> Tensor:
-    """Append regression deltas up to `order`: (batch, frames, dims) -> (batch, frames, dims·(order+1)).
+    """Append regression deltas up to `order`: (batch, frames, dims · (order + 1)).
 
     Each utterance's own last frame is repeated beyond its end, so padding does not leak in.
 
@@ -200,7 +201,7 @@ class Features(nn.Module):
         super().__init__()
         self.settings = settings
         self.base = choose(FEATURES, settings.kind, "features.kind")(settings)
-        self.dims = self.base.dims * (settings.deltas + 1)
+        self.dims: int = self.base.dims * (settings.deltas + 1)
         self.cmvn = CMVN(settings.cmvn, self.dims)
 
     def log_mels(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,5 +222,5 @@ class Features(nn.Module):
         return self.finish(log_mels, lengths), lengths
 
 
-FEATURES: dict[str, type[nn.Module]] = {"log_mel": LogMel, "mfcc": MFCC}
+FEATURES: dict[str, Any] = {"log_mel": LogMel, "mfcc": MFCC}
 """Feature modules by the name recipes give them; each also has `log_mels` and `from_log_mels`."""

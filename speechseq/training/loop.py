@@ -9,7 +9,6 @@ import copy
 import json
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,19 +19,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from speechseq import __version__
 from speechseq.alignment import frames_needed
 from speechseq.corpora import CORPORA
 from speechseq.decoding import DECODERS
-from speechseq.errors import DataError, ModelError, SpeechseqError
+from speechseq.errors import DataError
 from speechseq.files import atomic_write
 from speechseq.manifest import Utterance, shared_audio, shared_speakers
 from speechseq.metrics import accuracy, total_rate, word_errors
-from speechseq.recipe import Recipe, recipe_from_dict
+from speechseq.recipe import Recipe
 from speechseq.splits import training_splits
 from speechseq.tokens import Vocabulary
 from speechseq.training.augment import spec_augment
@@ -47,11 +44,7 @@ from speechseq.training.data import (
 )
 from speechseq.training.encoder import SpeechNetwork, choose_device, load_network, parameters
 from speechseq.training.export import export_run
-
-WEIGHTS = "weights.safetensors"
-RECIPE = "recipe.yaml"
-VOCABULARY = "vocabulary.json"
-METRICS = "metrics.jsonl"
+from speechseq.training.run_folder import METRICS, WEIGHTS, begin_run, read_run
 
 Note = Callable[[str], None]
 Show = Callable[[str, int, int], None]
@@ -93,9 +86,11 @@ def train(
     torch.manual_seed(recipe.seed)
     torch.set_flush_denormal(True)
     utterances, held = training_splits(recipe.data, recipe.seed)
+    if shared := shared_audio(utterances, held):
+        raise DataError(f"data: train and validation share {len(shared)} clips, {min(shared)} first")
     if not resume:
         vocabulary = _vocabulary(recipe, utterances)
-        _begin(run, recipe, vocabulary)
+        begin_run(run, recipe, vocabulary)
     training = _split(recipe, vocabulary, utterances, recipe.augment.speeds, show)
     validation = _split(recipe, vocabulary, held, (1.0,), show)
     training = _feasible(recipe, training, note)
@@ -180,23 +175,7 @@ def train(
             note(_line(row, recipe.training.epochs))
     best = load_network(run / WEIGHTS, recipe, len(vocabulary))
     clips = [u for u in validation.utterances if u.audio_filepath]
-    return export_run(best, recipe, vocabulary, run, utterances=clips, note=note)
-
-
-def read_run(run: Path) -> tuple[Recipe, Vocabulary]:
-    """Read the resolved recipe and the vocabulary of a run folder.
-
-    Raises:
-        ModelError: it is not a run folder, or damaged.
-    """
-    try:
-        recipe = recipe_from_dict(yaml.safe_load((run / RECIPE).read_text()), str(run / RECIPE))
-        tokens = json.loads((run / VOCABULARY).read_text(encoding="utf-8"))
-        return recipe, Vocabulary(tokens["kind"], tuple(tokens["tokens"]))
-    except OSError as error:
-        raise ModelError(f"{run}: not a run folder ({error.strerror}); train into it") from None
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise ModelError(f"{run}: damaged ({' '.join(str(error).split())}); train again") from None
+    return export_run(best, recipe, vocabulary, run / "model.onnx", utterances=clips, note=note)
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
@@ -257,25 +236,6 @@ def _vocabulary(recipe: Recipe, utterances: Sequence[Utterance]) -> Vocabulary:
 
 def _spells_joins(recipe: Recipe) -> bool:
     return recipe.augment.join > 1 and recipe.data.tokens == "characters"
-
-
-def _begin(run: Path, recipe: Recipe, vocabulary: Vocabulary) -> None:
-    if (run / RECIPE).exists():
-        raise ModelError(f"{run}: holds a run already; name another with -o, or --resume it")
-    tokens = {"kind": vocabulary.kind, "tokens": list(vocabulary.tokens)}
-    versions = {
-        "speechseq": __version__,
-        "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
-    for name, text in (
-        (VOCABULARY, json.dumps(tokens, ensure_ascii=False)),
-        ("versions.json", json.dumps(versions)),
-        (RECIPE, yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)),
-    ):
-        with atomic_write(run / name) as file:
-            file.write(text.encode())
 
 
 def _split(
@@ -386,12 +346,10 @@ def _step(
 
 
 def _average(averaged: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """Move the averaged weights towards the network's; early on faster, as there is little to keep."""
+    """Move the averaged weights towards the network's; faster early on, with little to keep."""
     decay = min(decay, (1 + step) / (10 + step)) if decay else 0.0
     with torch.no_grad():
-        torch._foreach_lerp_(
-            list(averaged.parameters()), list(network.parameters()), 1 - decay
-        )
+        torch._foreach_lerp_(list(averaged.parameters()), list(network.parameters()), 1 - decay)
 
 
 def validate(

@@ -1,0 +1,44 @@
+"""Clips of one's own in folders: the name of a folder is the class of the clips in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from speechseq.corpora.clips import clips_in, folders_in, measured, require
+from speechseq.errors import DataError
+from speechseq.manifest import Corpus, Utterance
+
+SPLITS = ("train", "validation", "test")
+
+
+def read(place: Path) -> list[Utterance]:
+    """List the clips of every class, with a split of train.
+
+    Where the classes lie inside folders train, validation or test, those are the splits.
+
+    Raises:
+        DataError: there are no classes, or folders of splits lie beside folders of classes.
+    """
+    if not place.is_dir():
+        raise DataError(f"{place}: not a folder; give one with a folder of clips for each class")
+    folders = folders_in(place)
+    splits = [path for path in folders if path.name in SPLITS and not clips_in(path)]
+    if splits and len(splits) != len(folders):
+        odd = next(path.name for path in folders if path not in splits)
+        raise DataError(f"{place}: {odd!r} lies beside {splits[0].name!r}; move it into a split")
+    found = [
+        Utterance(str(clip), 0.0, label.name, split=parent.name if splits else "train")
+        for parent in splits or [place]
+        for label in folders_in(parent)
+        for clip in clips_in(label).values()
+    ]
+    require(found, place, "{class}/*.wav")
+    return measured(found)
+
+
+CORPUS = Corpus(
+    name="folder",
+    title="your own clips: one folder for each class",
+    splits=(),
+    read=read,
+)

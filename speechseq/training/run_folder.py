@@ -1,0 +1,78 @@
+"""The folder of a run: resolved recipe, vocabulary, versions, weights, and reading them back."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+from speechseq import __version__
+from speechseq.errors import ModelError
+from speechseq.files import atomic_write
+from speechseq.recipe import Recipe, recipe_from_dict
+from speechseq.recogniser import Recogniser
+from speechseq.tokens import Vocabulary
+from speechseq.training.encoder import choose_device, load_network, torch_network
+
+RECIPE = "recipe.yaml"
+VOCABULARY = "vocabulary.json"
+VERSIONS = "versions.json"
+WEIGHTS = "weights.safetensors"
+METRICS = "metrics.jsonl"
+
+
+def begin_run(run: Path, recipe: Recipe, vocabulary: Vocabulary) -> None:
+    """Make a run folder with what a training starts from.
+
+    Raises:
+        ModelError: a run is there already.
+    """
+    if (run / RECIPE).exists():
+        raise ModelError(f"{run}: holds a run already; name another with -o, or --resume it")
+    tokens = {"kind": vocabulary.kind, "tokens": list(vocabulary.tokens)}
+    versions = {
+        "speechseq": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+    for name, text in (
+        (VOCABULARY, json.dumps(tokens, ensure_ascii=False)),
+        (VERSIONS, json.dumps(versions)),
+        (RECIPE, yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)),
+    ):
+        with atomic_write(run / name) as file:
+            file.write(text.encode())
+
+
+def read_run(run: Path) -> tuple[Recipe, Vocabulary]:
+    """Read the resolved recipe and the vocabulary of a run folder.
+
+    Raises:
+        ModelError: it is not a run folder, or damaged.
+    """
+    try:
+        tree = yaml.safe_load((run / RECIPE).read_text(encoding="utf-8"))
+        tokens = json.loads((run / VOCABULARY).read_text(encoding="utf-8"))
+        recipe = recipe_from_dict(tree, str(run / RECIPE))
+        return recipe, Vocabulary(tokens["kind"], tuple(tokens["tokens"]))
+    except OSError as error:
+        raise ModelError(f"{run}: not a run folder ({error.strerror}); train into it") from None
+    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise ModelError(f"{run}: damaged ({' '.join(str(error).split())}); train again") from None
+
+
+def load_run(run: Path, device: str = "auto") -> Recogniser:
+    """Return the recogniser of a run's best weights, run by PyTorch on a device.
+
+    Raises:
+        ModelError: not a run folder, damaged, or the device is not there.
+    """
+    where = choose_device(device)
+    recipe, vocabulary = read_run(run)
+    network = load_network(run / WEIGHTS, recipe, len(vocabulary))
+    return Recogniser(torch_network(network, where), vocabulary, recipe)

@@ -1,0 +1,86 @@
+"""What tests share: synthesised clips, a small recipe to train on them, and the real corpora."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speechseq.audio import write_wav
+from speechseq.manifest import Utterance, write_manifest
+
+RATE = 8000
+TONES = {"low": 300.0, "mid": 900.0, "high": 2500.0}
+
+
+@pytest.fixture(autouse=True)
+def _own_places(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep features out of the user's cache."""
+    monkeypatch.setenv("SPEECHSEQ_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("SPEECHSEQ_CORPORA"):
+        return
+    skip = pytest.mark.skip(reason="needs real corpora; set SPEECHSEQ_CORPORA to their folder")
+    for item in items:
+        if "corpus" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def real_corpora() -> Path:
+    """The folder of real corpora (for tests marked `corpus`)."""
+    return Path(os.environ["SPEECHSEQ_CORPORA"])
+
+
+def tone(hertz: float, seconds: float, rate: int = RATE, *, seed: int = 0) -> np.ndarray:
+    """A tone in a little noise, float32 (samples,)."""
+    steps = np.arange(round(seconds * rate)) / rate
+    noise = np.random.default_rng(seed).standard_normal(len(steps))
+    return (0.3 * np.sin(2 * np.pi * hertz * steps) + 0.003 * noise).astype(np.float32)
+
+
+@pytest.fixture
+def tones(tmp_path: Path) -> Path:
+    """A manifest of 48 clips of three tones, 36 of them train, by four speakers."""
+    rng = np.random.default_rng(0)
+    utterances = []
+    for number in range(48):
+        label = list(TONES)[number % 3]
+        path = tmp_path / "tones" / f"{label}_{number}.wav"
+        path.parent.mkdir(exist_ok=True)
+        seconds = rng.uniform(0.25, 0.5)
+        hertz = TONES[label] * rng.uniform(0.95, 1.05)
+        write_wav(path, tone(hertz, seconds, seed=number), RATE)
+        split = "validation" if number >= 36 else "train"
+        utterances.append(
+            Utterance(str(path), seconds, label, speaker=f"s{number % 4}", split=split)
+        )
+    manifest = tmp_path / "tones.jsonl"
+    write_manifest(manifest, utterances)
+    return manifest
+
+
+RECIPE = """
+name: tones
+data: {{corpus: jsonl, root: "{root}", tokens: {tokens}}}
+features: {{rate: 8000, mels: 20, low_hz: 60}}
+model: {{hidden: 24, layers: 1, front_end: stack, time_stride: 2, layer_norm: true, head: {head}}}
+training: {{epochs: 4, batch: 8, learning_rate: 0.01, ema: 0.5}}
+"""
+
+
+@pytest.fixture
+def write_recipe(tones: Path, tmp_path: Path):
+    """Return a function that writes a recipe for the tones and returns its path."""
+
+    def write(tokens: str = "words") -> Path:
+        path = tmp_path / f"{tokens}.yaml"
+        head = "classify" if tokens == "classes" else "ctc"
+        path.write_text(RECIPE.format(root=tones, tokens=tokens, head=head))
+        return path
+
+    return write

@@ -1,0 +1,459 @@
+"""Every corpus of the table lists its own layout; the real parts hold what is published."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import http.server
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layouts import COMMANDS, LAYOUTS, make_layout, pack, text, tone
+
+from speechseq.corpora import CORPORA
+from speechseq.corpora.an4 import parse_transcript
+from speechseq.corpora.clips import clips_in, stem
+from speechseq.errors import AudioError, DataError, UsageError
+from speechseq.files import fetch
+from speechseq.manifest import Utterance, shared_audio
+
+DOWNLOADED = [name for name, corpus in CORPORA.items() if corpus.archives]
+SPEECH_COMMANDS = ("speech_commands", "speech_commands_v0.01")
+
+COUNTS = {
+    "fsdd": {"train": 60, "test": 40},
+    "arabic_speech_commands": {"train": 12, "validation": 6, "test": 6},
+    "yesno": {"train": 30, "test": 30},
+    "speech_commands": {"train": 24, "validation": 8, "test": 8, "canonical-test": 2},
+    "speech_commands_v0.01": {"train": 24, "validation": 8, "test": 8, "canonical-test": 2},
+    "librispeech": dict.fromkeys(CORPORA["librispeech"].splits, 3),
+    "mini_librispeech": {"train-clean-5": 3, "dev-clean-2": 3},
+    "an4": {"train": 9, "test": 3},
+    "folder": {"train": 8, "validation": 4, "test": 4},
+    "csv": {"train": 4, "validation": 4, "test": 4},
+    "jsonl": {"train": 4, "validation": 4, "test": 4},
+}
+
+
+def splits(utterances: list[Utterance]) -> dict[str, int]:
+    return dict(Counter(utterance.split for utterance in utterances))
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_metadata_is_complete(name: str) -> None:
+    corpus = CORPORA[name]
+    assert corpus.name == name
+    assert corpus.title and name in LAYOUTS
+    if corpus.folder:
+        assert corpus.splits and corpus.licence and corpus.homepage.startswith("http")
+    for archive in corpus.archives:
+        assert archive.url.startswith("http")
+        assert archive.file_name.endswith((".tar.gz", ".zip"))
+        assert re.fullmatch(r"([0-9a-f]{64})?", archive.sha256)
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_layout_is_listed(name: str, tmp_path: Path) -> None:
+    place = make_layout(name, tmp_path)
+    found = CORPORA[name].read(place)
+    assert splits(found) == COUNTS[name]
+    for utterance in found:
+        info = soundfile.info(utterance.audio_filepath)
+        assert utterance.duration == pytest.approx(info.duration)
+        assert utterance.text
+    for split in COUNTS[name]:
+        own = CORPORA[name].utterances(split, root=place)
+        others = [utterance for utterance in found if utterance.split != split]
+        assert not shared_audio(own, others)
+    assert CORPORA[name].read(place) == found
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_empty_place_is_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=re.escape(str(tmp_path))) as caught:
+        CORPORA[name].read(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_damaged_clip_is_named(name: str, tmp_path: Path) -> None:
+    place = make_layout(name, tmp_path)
+    if name == "jsonl":
+        text(place / "train.jsonl", ['{"audio_filepath": "x.wav", "duration": 0, "text": "a"}'])
+        broken = place / "x.wav"
+    else:
+        broken = Path(CORPORA[name].read(place)[0].audio_filepath)
+    broken.write_bytes(b"RIFF but no more")
+    with pytest.raises(AudioError, match=re.escape(str(broken))):
+        CORPORA[name].read(place)
+
+
+@pytest.mark.parametrize("name", [name for name in CORPORA if CORPORA[name].splits])
+def test_missing_split_is_named(name: str, tmp_path: Path) -> None:
+    place = make_layout(name, tmp_path)
+    split = CORPORA[name].splits[-1]
+    for utterance in CORPORA[name].utterances(split, root=place):
+        Path(utterance.audio_filepath).unlink()
+    with pytest.raises(DataError, match=split):
+        CORPORA[name].utterances(split, root=place)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """Serve a folder on loopback; yield its address and the folder."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}", folder
+        running.shutdown()
+        thread.join()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        """Keep the test's output clean."""
+
+
+@pytest.mark.parametrize("name", DOWNLOADED)
+def test_archives_unpack_to_the_layout(name: str, tmp_path: Path, server: tuple[str, Path]) -> None:
+    address, served = server
+    corpus, made = CORPORA[name], make_layout(name, tmp_path / "made")
+    archives = []
+    for archive in corpus.archives:
+        path = pack(corpus, archive, tmp_path / "made", served)
+        archives.append(
+            dataclasses.replace(archive, url=f"{address}/{path.name}", sha256="", size=0)
+        )
+    place = fetch(archives, tmp_path / "fetched", corpus.folder)
+    assert place == tmp_path / "fetched" / corpus.folder
+    assert splits(corpus.read(place)) == splits(corpus.read(made)) == COUNTS[name]
+    assert not list((tmp_path / "fetched" / ".downloads").iterdir())
+    assert {path.name for path in (tmp_path / "fetched").rglob(".*")} == {".downloads"}
+    with pytest.raises(DataError, match="is already there"):
+        fetch(archives, tmp_path / "fetched", corpus.folder)
+
+
+def test_one_missing_part_is_fetched_alone(tmp_path: Path, server: tuple[str, Path]) -> None:
+    address, served = server
+    corpus = CORPORA["mini_librispeech"]
+    make_layout(corpus.name, tmp_path / "made")
+    archives = [
+        dataclasses.replace(archive, url=f"{address}/{archive.file_name}")
+        for archive in corpus.archives
+    ]
+    pack(corpus, corpus.archives[0], tmp_path / "made", served)
+    with pytest.raises(DataError, match=r"dev-clean-2\.tar\.gz: the server answered 404"):
+        fetch(archives, tmp_path / "fetched", corpus.folder)
+    pack(corpus, corpus.archives[1], tmp_path / "made", served)
+    (served / corpus.archives[0].file_name).unlink()
+    place = fetch(archives, tmp_path / "fetched", corpus.folder)
+    assert splits(corpus.read(place)) == COUNTS["mini_librispeech"]
+
+
+# --- fsdd ------------------------------------------------------------------------------------
+
+
+def test_fsdd_reads_digits_and_speakers(tmp_path: Path) -> None:
+    found = CORPORA["fsdd"].read(make_layout("fsdd", tmp_path))
+    by_name = {Path(u.audio_filepath).name: u for u in found}
+    clip = by_name["7_bert_12.wav"]
+    assert (clip.text, clip.speaker, clip.split) == ("seven", "bert", "train")
+    assert by_name["7_bert_1.wav"].split == "test"
+
+
+def test_fsdd_leaves_one_speaker_out(tmp_path: Path) -> None:
+    found = CORPORA["fsdd"].read(make_layout("fsdd", tmp_path), held_out_speaker="anna")
+    assert {(u.speaker, u.split) for u in found} == {("anna", "test"), ("bert", "train")}
+    with pytest.raises(UsageError, match=r"did you mean 'anna'.*speakers: anna, bert"):
+        CORPORA["fsdd"].read(tmp_path / "free-spoken-digit-dataset", held_out_speaker="anne")
+
+
+# --- arabic_speech_commands, an4, yesno, librispeech -----------------------------------------
+
+
+def test_arabic_speakers_and_suffixes(tmp_path: Path) -> None:
+    place = make_layout("arabic_speech_commands", tmp_path)
+    tone((place / "dataset/zero/00000002_NO_01.wav").with_suffix(".flac"))
+    (place / "dataset/zero/00000002_NO_01.wav").unlink()
+    (place / "test.csv").unlink()
+    found = CORPORA["arabic_speech_commands"].read(place)
+    assert splits(found) == {"train": 12, "validation": 6}
+    clip = next(u for u in found if u.audio_filepath.endswith(".flac"))
+    assert (clip.text, clip.speaker, clip.split) == ("zero", "00000002", "validation")
+
+
+def test_partly_missing_split_is_refused(tmp_path: Path) -> None:
+    place = make_layout("arabic_speech_commands", tmp_path)
+    (place / "dataset/zero/00000002_NO_01.wav").unlink()
+    with pytest.raises(DataError, match=r"val.csv: 1 of 6 clips are missing, dataset/zero/0000"):
+        CORPORA["arabic_speech_commands"].read(place)
+
+
+def test_arabic_row_without_class_is_named(tmp_path: Path) -> None:
+    place = make_layout("arabic_speech_commands", tmp_path)
+    text(place / "test.csv", ["file,word", "dataset/zero/00000003_NO_01.wav,zero"])
+    with pytest.raises(DataError, match=r"test\.csv: a row has no 'file' or 'class'"):
+        CORPORA["arabic_speech_commands"].read(place)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("<s> YES </s> (an251-fash-b)", ("an251-fash-b", "yes")),
+        ("GO  FORWARD (an406-fcaw-b)", ("an406-fcaw-b", "go forward")),
+        ("<s>  </s> (an1-x-b)", ("an1-x-b", "")),
+        ("<s> A (B) C </s> (an1-x-b)", ("an1-x-b", "a (b) c")),
+    ],
+)
+def test_an4_transcripts(line: str, expected: tuple[str, str]) -> None:
+    assert parse_transcript(line, "x") == expected
+
+
+@settings(deadline=None)
+@given(st.text(max_size=40))
+def test_an4_parser_never_breaks_otherwise(line: str) -> None:
+    try:
+        name, words = parse_transcript(line, "x")
+    except DataError as error:
+        assert str(error).startswith("x: ")
+    else:
+        assert name and not re.search(r"[()\s]", name)
+        assert words == " ".join(words.split())
+
+
+def test_an4_without_test_audio_has_no_test_split(tmp_path: Path) -> None:
+    place = make_layout("an4", tmp_path)
+    for clip in (place / "wav/an4test_clstk/fcaw").iterdir():
+        clip.unlink()
+    found = CORPORA["an4"].read(place)
+    assert splits(found) == {"train": 9}
+    assert found[0].speaker == "fash" and found[0].text == "go c m u"
+
+
+def test_yesno_spells_its_names(tmp_path: Path) -> None:
+    found = CORPORA["yesno"].read(make_layout("yesno", tmp_path))
+    assert found[0].text == " ".join(["no"] * 8)
+    assert found[5].text == "no no no no no yes no yes"
+    names = [u.audio_filepath for u in found]
+    assert names == sorted(names)
+    assert [u.split for u in found] == ["train"] * 30 + ["test"] * 30
+
+
+def test_librispeech_reads_chapters(tmp_path: Path) -> None:
+    place = make_layout("librispeech", tmp_path)
+    found = CORPORA["librispeech"].utterances("dev-other", root=place)
+    assert {u.text for u in found} == {"the cat's yes"}
+    assert {u.speaker for u in found} == {"20"}
+    with pytest.raises(UsageError, match="no split 'test'"):
+        CORPORA["librispeech"].utterances("test", root=place)
+
+
+# --- speech_commands -------------------------------------------------------------------------
+
+
+def commands(place: Path, **options: object) -> Counter[tuple[str, str]]:
+    found = CORPORA["speech_commands"].read(place, **options)
+    return Counter((u.split, u.text) for u in found)
+
+
+@pytest.mark.parametrize("name", SPEECH_COMMANDS)
+def test_speech_commands_follow_the_lists(name: str, tmp_path: Path) -> None:
+    found = CORPORA[name].read(make_layout(name, tmp_path))
+    official = [u for u in found if u.split != "canonical-test"]
+    assert {u.text for u in official} == set(COMMANDS)
+    by_split = {split: {u.speaker for u in official if u.split == split} for split in splits(found)}
+    assert by_split["validation"] == {"3d4e5f60"} and by_split["test"] == {"4e5f6071"}
+    assert len(by_split["train"]) == 3
+
+
+def test_speech_commands_of_some_words(tmp_path: Path) -> None:
+    found = commands(make_layout("speech_commands", tmp_path), words=("yes", "no"))
+    assert {label for _, label in found} == {"yes", "no"}
+    assert found["train", "yes"] == 6 and found["canonical-test", "no"] == 1
+
+
+def test_speech_commands_with_unknown_and_silence(tmp_path: Path) -> None:
+    place = make_layout("speech_commands", tmp_path)
+    found = commands(place, words=("yes", "no"), unknown=True, silence=True)
+    # Train: twice the 6 clips a known word has; elsewhere a tenth of 4 or 12 clips, rounded up.
+    assert found["train", "_unknown_"] == 12 and found["train", "_silence_"] == 2
+    for split in ("validation", "test"):
+        assert found[split, "_unknown_"] == 1 and found[split, "_silence_"] == 1
+    assert found["canonical-test", "_unknown_"] == 1 and found["canonical-test", "_silence_"] == 1
+
+
+def test_unknown_is_never_a_known_word(tmp_path: Path) -> None:
+    place = make_layout("speech_commands", tmp_path)
+    options = {"words": ("yes", "no"), "unknown": True}
+    found = CORPORA["speech_commands"].read(place, **options)
+    unknown = [u for u in found if u.text == "_unknown_" and u.split != "canonical-test"]
+    assert {Path(u.audio_filepath).parent.name for u in unknown} <= {"bed", "cat"}
+    canonical = [u for u in found if u.text == "_unknown_" and u.split == "canonical-test"]
+    assert [u.speaker for u in canonical] == ["4e5f6071"]
+
+
+def test_choice_of_unknown_does_not_hang_on_the_suffix(tmp_path: Path) -> None:
+    place = make_layout("speech_commands", tmp_path)
+
+    def chosen() -> list[str]:
+        found = CORPORA["speech_commands"].read(place, words=("yes",), unknown=True)
+        return [u.key for u in found if u.text == "_unknown_" and u.split == "train"]
+
+    before = chosen()
+    for clip in (place / "bed").iterdir():
+        tone(clip.with_suffix(".flac"))
+        clip.unlink()
+    assert chosen() == before and len(before) == 12
+
+
+def test_silence_of_the_splits_does_not_overlap(tmp_path: Path) -> None:
+    place = make_layout("speech_commands", tmp_path)
+    for word in COMMANDS:
+        for number in range(60):
+            tone(place / word / f"{number:08x}_nohash_0.wav")
+    found = CORPORA["speech_commands"].read(place, silence=True)
+    silence = [u for u in found if u.text == "_silence_" and u.split != "canonical-test"]
+    train = [u for u in silence if u.split == "train"]
+    assert len(train) == 27 and sum(not u.audio_filepath for u in train) == 3
+    assert all(u.duration == 1.0 for u in silence)
+    bounds = {"train": (0, 16), "validation": (16, 18), "test": (18, 20)}
+    for utterance in silence:
+        if utterance.audio_filepath:
+            first, last = bounds[utterance.split]
+            assert first <= utterance.offset and utterance.offset + 1 <= last
+    assert len({u.key for u in train if u.audio_filepath}) == 24
+
+
+def test_speech_commands_refusals(tmp_path: Path) -> None:
+    place = make_layout("speech_commands", tmp_path)
+    with pytest.raises(UsageError, match=r"no word 'yess' .*did you mean 'yes'"):
+        commands(place, words=("yess",))
+    with pytest.raises(UsageError, match="unknown: needs words"):
+        commands(place, unknown=True)
+    for clip in (place / "_background_noise_").iterdir():
+        clip.unlink()
+    with pytest.raises(DataError, match="_background_noise_: no noise long enough"):
+        commands(place, silence=True)
+    (place / "validation_list.txt").unlink()
+    with pytest.raises(DataError, match=r"validation_list.txt: cannot be read"):
+        commands(place)
+
+
+# --- one's own data --------------------------------------------------------------------------
+
+
+def test_folder_without_splits_is_train(tmp_path: Path) -> None:
+    tone(tmp_path / "On" / "a.wav")
+    tone(tmp_path / "test" / "b.flac")  # a class that happens to be called test
+    found = CORPORA["folder"].read(tmp_path)
+    assert {(u.text, u.split) for u in found} == {("On", "train"), ("test", "train")}
+
+
+def test_folder_of_splits_and_classes_is_refused(tmp_path: Path) -> None:
+    tone(tmp_path / "train" / "On" / "a.wav")
+    tone(tmp_path / "Off" / "a.wav")
+    with pytest.raises(DataError, match="'Off' lies beside 'train'"):
+        CORPORA["folder"].read(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["audio_filepath", "path", "file"])
+@pytest.mark.parametrize("what", ["text", "transcript", "label", "class"])
+def test_csv_columns(where: str, what: str, tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav")
+    text(tmp_path / "mine.csv", [f"split,{where},{what}", ",a.wav,go", "test,a.wav,stop"])
+    found = CORPORA["csv"].read(tmp_path / "mine.csv")
+    assert [(u.text, u.split, u.duration) for u in found] == [
+        ("go", "train", 1.0),
+        ("stop", "test", 1.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["path,words", "a.wav,go"], "no column text or transcript"),
+        (["name,text", "a.wav,go"], "no column audio_filepath or path"),
+        (["path,text"], "holds no rows"),
+        (["path,text", "a.wav"], "row 2 does not fit"),
+        (["path,text", "a.wav,go,on"], "row 2 does not fit"),
+        (["path,text", 'a.wav,"go'], "not a CSV"),
+    ],
+)
+def test_csv_refusals(lines: list[str], message: str, tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav")
+    text(tmp_path / "mine.csv", lines)
+    with pytest.raises(DataError, match=message):
+        CORPORA["csv"].read(tmp_path / "mine.csv")
+
+
+def test_jsonl_split_of_a_line_counts(tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav", seconds=1.5)
+    line = '{"audio_filepath": "a.wav", "duration": 0, "text": "go", "offset": 0.5'
+    text(tmp_path / "mine.jsonl", [line + "}", line + ', "split": "test"}'])
+    found = CORPORA["jsonl"].read(tmp_path / "mine.jsonl")
+    assert [(u.split, u.duration) for u in found] == [("train", 1.0), ("test", 1.0)]
+
+
+# --- clips -----------------------------------------------------------------------------------
+
+
+def test_clips_are_found_by_stem(tmp_path: Path) -> None:
+    tone(tmp_path / "b.flac")
+    tone(tmp_path / "b.wav")
+    tone(tmp_path / "a.wav.wav")
+    text(tmp_path / "c.txt", ["not a clip"])
+    assert {name: path.name for name, path in clips_in(tmp_path).items()} == {
+        "a": "a.wav.wav",
+        "b": "b.wav",
+    }
+    assert clips_in(tmp_path / "nowhere") == {}
+    assert stem("x.y.WAV") == "x.y"
+
+
+# --- the real parts --------------------------------------------------------------------------
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize(
+    ("name", "split", "count", "speakers"),
+    [
+        ("fsdd", "train", 2700, 6),
+        ("fsdd", "test", 300, 6),
+        ("arabic_speech_commands", "train", 7200, 18),
+        ("arabic_speech_commands", "validation", 2400, 6),
+        ("yesno", "train", 30, 0),
+        ("yesno", "test", 30, 0),
+        ("an4", "train", 948, 74),
+    ],
+)
+def test_real_parts(name: str, split: str, count: int, speakers: int) -> None:
+    found = CORPORA[name].utterances(split)
+    assert len(found) == count
+    assert len({u.speaker for u in found} - {""}) == speakers
+
+
+@pytest.mark.corpus
+def test_real_speech_commands() -> None:
+    corpus = CORPORA["speech_commands"]
+    words = ("yes", "no", "up", "down", "left", "right", "go")
+    found = corpus.read(corpus.locate(), words=words, unknown=True, silence=True)
+    counts = Counter((u.split, u.text) for u in found)
+    known = {split: sum(counts[split, word] for word in words) for split in corpus.splits}
+    if known["train"] == 4066:  # the part made for development; the public archive has more
+        assert counts["train", "_unknown_"] == 1162
+        assert counts["train", "_silence_"] == 407
+        assert counts["canonical-test", "_unknown_"] == 198
+    assert counts["validation", "_silence_"] == -(-known["validation"] // 10)
+    speakers = {split: {u.speaker for u in found if u.split == split} - {""} for split in known}
+    assert not speakers["train"] & speakers["validation"]
+    assert not speakers["train"] & speakers["canonical-test"]

@@ -1,0 +1,113 @@
+"""Decoders: a plain reference of CTC's collapse rule, certain paths, confidences."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from speechseq.decoding import DECODERS, best_class, greedy
+from speechseq.tokens import BLANK
+
+paths = st.lists(st.integers(0, 3), min_size=1, max_size=12)
+
+
+def on_path(path: list[int], probability: float = 0.9, tokens: int = 4) -> np.ndarray:
+    """Return log-probabilities whose best token at each frame is the path's."""
+    rest = (1 - probability) / (tokens - 1)
+    values = np.full((len(path), tokens), rest)
+    values[np.arange(len(path)), path] = probability
+    return np.log(values)
+
+
+def collapse(path: list[int]) -> list[tuple[int, int, int]]:
+    """Return (token, start, end) of each run that is not blank: the rule as Graves writes it."""
+    runs = []
+    frame = 0
+    for token, group in itertools.groupby(path):
+        size = len(list(group))
+        if token != BLANK:
+            runs.append((token, frame, frame + size))
+        frame += size
+    return runs
+
+
+@settings(deadline=None)
+@given(paths)
+def test_greedy_is_the_collapse_rule(path: list[int]) -> None:
+    found = greedy(on_path(path))
+    assert list(zip(found.tokens, found.starts, found.ends, strict=True)) == collapse(path)
+    assert len(found.token_confidences) == len(found.tokens)
+
+
+def test_every_path_of_four_frames() -> None:
+    for path in itertools.product(range(3), repeat=4):
+        found = greedy(on_path(list(path), tokens=3))
+        assert found.tokens == tuple(token for token, _, _ in collapse(list(path)))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 9))
+def test_greedy_of_any_distribution(seed: int, frames: int) -> None:
+    raw = np.random.default_rng(seed).normal(size=(frames, 4)) * 3
+    log_probs = raw - np.log(np.exp(raw).sum(axis=1, keepdims=True))
+    found = greedy(log_probs)
+    assert found.tokens == tuple(t for t, _, _ in collapse(log_probs.argmax(axis=1).tolist()))
+    assert 0 < found.confidence <= 1
+    best = np.exp(log_probs.max(axis=1))
+    for start, end, sure in zip(found.starts, found.ends, found.token_confidences, strict=True):
+        assert sure == pytest.approx(np.prod(best[start:end]) ** (1 / (end - start)))
+
+
+def test_confidence_is_over_the_tokens_frames_alone() -> None:
+    log_probs = np.log([[0.99, 0.01], [0.2, 0.8], [0.5, 0.5 + 1e-9], [0.9, 0.1]])
+    found = greedy(log_probs)
+    assert found.tokens == (1,)
+    assert found.confidence == pytest.approx(np.sqrt(0.8 * 0.5))
+    assert found.token_confidences == pytest.approx((np.sqrt(0.8 * 0.5),))
+
+
+def test_confidence_of_silence_is_the_blanks() -> None:
+    found = greedy(np.log([[0.9, 0.1], [0.6, 0.4]]))
+    assert found.tokens == found.starts == found.ends == found.token_confidences == ()
+    assert found.confidence == pytest.approx(np.sqrt(0.9 * 0.6))
+
+
+def test_no_frames_give_no_tokens() -> None:
+    assert greedy(np.zeros((0, 3), np.float32)).tokens == ()
+
+
+def test_best_class() -> None:
+    found = best_class(np.log([[0.2, 0.7, 0.1]]))
+    assert (found.tokens, found.starts, found.ends) == ((1,), (0,), (1,))
+    assert found.confidence == pytest.approx(0.7)
+    assert found.token_confidences == (found.confidence,)
+
+
+def test_a_class_may_have_number_0() -> None:
+    assert best_class(np.log([[0.8, 0.2]])).tokens == (0,)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_certain_path_is_exact(name: str) -> None:
+    found = DECODERS[name](on_path([2], probability=1 - 1e-12))
+    assert found.tokens == (2,)
+    assert found.confidence == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_rounding_above_certainty_stays_a_probability(name: str) -> None:
+    log_probs = np.array([[-20.0, 1e-6, -20.0]], np.float32)
+    found = DECODERS[name](log_probs)
+    assert found.confidence == 1
+    assert found.token_confidences == (1,)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_results_are_plain_python(name: str) -> None:
+    found = DECODERS[name](on_path([1]).astype(np.float32))
+    assert {type(number) for number in (*found.tokens, *found.starts, *found.ends)} == {int}
+    assert {type(value) for value in (found.confidence, *found.token_confidences)} == {float}

@@ -1,0 +1,203 @@
+"""Training: it learns, resumes to the bit, stops cleanly, and says what it cannot use."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from speechseq.errors import DataError, ModelError
+from speechseq.manifest import read_manifest, write_manifest
+from speechseq.recipe import Recipe, read_recipe
+from speechseq.recogniser import load
+from speechseq.training.checkpoint import FOLDER, PATTERN
+from speechseq.training.loop import learning_rate, loss_of, train
+from speechseq.training.run_folder import METRICS, WEIGHTS, load_run, read_run
+
+
+def rows(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    newest = max((run / FOLDER).glob(PATTERN))
+    return load_file(newest)
+
+
+@pytest.mark.parametrize("tokens", ["words", "characters", "classes"])
+def test_training_learns_and_ships(tokens: str, write_recipe, tones: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(write_recipe(tokens), ["training.epochs=30", "training.batch=4"])
+    notes: list[str] = []
+    model = train(recipe, tmp_path / "run", device="cpu", note=notes.append)
+    validation = [u for u in read_manifest(tones) if u.split == "validation"]
+    recogniser = load(model)
+    right = sum(recogniser.transcribe(u.audio_filepath).text == u.text for u in validation)
+    assert right >= 11, f"{right} of {len(validation)}"
+    with_torch = load_run(tmp_path / "run", "cpu").transcribe(validation[0].audio_filepath)
+    assert with_torch.text == recogniser.transcribe(validation[0].audio_filepath).text
+    assert rows(tmp_path / "run")[-1]["loss"] < rows(tmp_path / "run")[0]["loss"] / 2
+    assert any("parity with PyTorch" in note for note in notes)
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert files >= {
+        "recipe.yaml", "vocabulary.json", "versions.json", "metrics.jsonl", "tensorboard",
+        "checkpoints", "weights.safetensors", "model.onnx",
+    }  # fmt: skip
+
+
+def stop_after(steps: int):
+    """Return a `show` that interrupts this process after so many training steps."""
+    seen = 0
+
+    def show(what: str, done: int, of: int) -> None:
+        nonlocal seen
+        seen += what.startswith("epoch")
+        if what.startswith("epoch") and seen == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return show
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5, 9])
+def test_an_interrupted_run_resumes_to_the_bit(steps: int, write_recipe, tmp_path: Path) -> None:
+    """Five steps an epoch: inside one, at its edge, and after it; with chance in every place."""
+    chance = [
+        "model.dropout=0.3", "augment.noise_probability=0.5", "augment.speeds=[0.9, 1.0]",
+        "augment.time_masks=1", "augment.gain_db=6", "augment.join=2", "training.epochs=3",
+        "training.batch=5",
+    ]  # fmt: skip
+    recipe = read_recipe(write_recipe(), chance)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(recipe, whole, device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, parts, device="cpu", show=stop_after(steps))
+    assert not (parts / "model.onnx").exists()
+    train(Recipe(), parts, device="cpu", resume=True)
+    one, other = weights(whole), weights(parts)
+    assert one.keys() == other.keys()
+    assert max((one[name] - other[name]).abs().max().item() for name in one) == 0
+    for first, second in zip(rows(whole), rows(parts), strict=True):
+        assert first["validation_loss"] == second["validation_loss"]
+        assert first["step"] == second["step"]
+
+
+def test_a_damaged_newest_checkpoint_falls_back(write_recipe, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(read_recipe(write_recipe(), ["training.epochs=2"]), run, device="cpu")
+    expected = weights(run)
+    newest = max((run / FOLDER).glob(PATTERN))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    notes: list[str] = []
+    train(Recipe(), run, device="cpu", resume=True, note=notes.append)
+    assert any("damaged" in note for note in notes)
+    assert max((expected[n] - t).abs().max().item() for n, t in weights(run).items()) == 0
+    for checkpoint in (run / FOLDER).glob(PATTERN):
+        checkpoint.write_bytes(b"")
+    with pytest.raises(ModelError, match="holds no usable checkpoint"):
+        train(Recipe(), run, device="cpu", resume=True)
+
+
+def test_a_run_is_never_written_over(write_recipe, tmp_path: Path) -> None:
+    recipe = read_recipe(write_recipe(), ["training.epochs=1"])
+    train(recipe, tmp_path / "run", device="cpu")
+    before = (tmp_path / "run" / WEIGHTS).read_bytes()
+    with pytest.raises(ModelError, match="holds a run already; name another"):
+        train(recipe, tmp_path / "run", device="cpu")
+    assert (tmp_path / "run" / WEIGHTS).read_bytes() == before
+
+
+def test_the_run_keeps_its_resolved_recipe(write_recipe, tmp_path: Path) -> None:
+    recipe = read_recipe(write_recipe(), ["training.epochs=1", "seed=3"])
+    train(recipe, tmp_path / "run", device="cpu")
+    assert read_run(tmp_path / "run")[0] == recipe
+    for path, content in ((tmp_path / "none", None), (tmp_path / "run", "[")):
+        if content:
+            (path / "vocabulary.json").write_text(content)
+        with pytest.raises(ModelError, match="not a run folder|damaged"):
+            read_run(path)
+
+
+def test_what_ctc_cannot_learn_is_named_and_dropped(
+    write_recipe, tones: Path, tmp_path: Path
+) -> None:
+    utterances = read_manifest(tones)
+    utterances[0] = dataclasses.replace(utterances[0], text="low " * 40)
+    utterances[1] = dataclasses.replace(utterances[1], text="")
+    write_manifest(tones, utterances)
+    notes: list[str] = []
+    recipe = read_recipe(write_recipe(), ["training.epochs=1"])
+    train(recipe, tmp_path / "run", device="cpu", note=notes.append)
+    dropped = [note for note in notes if note.startswith("dropped")]
+    assert len(dropped) == 2
+    assert "needs 79" in dropped[0]
+    assert "holds no token" in dropped[1]
+    assert any(note.startswith("train: 34 utterances") for note in notes)
+
+
+def test_a_validation_text_with_new_letters_is_named(
+    write_recipe, tones: Path, tmp_path: Path
+) -> None:
+    utterances = read_manifest(tones)
+    utterances[-1] = dataclasses.replace(utterances[-1], text="new")
+    write_manifest(tones, utterances)
+    with pytest.raises(DataError, match=r"high_47.wav: text 'new': cannot be spelt"):
+        train(read_recipe(write_recipe()), tmp_path / "run", device="cpu")
+
+
+def test_overlapping_splits_are_refused(write_recipe, tones: Path, tmp_path: Path) -> None:
+    utterances = read_manifest(tones)
+    utterances.append(dataclasses.replace(utterances[0], split="validation"))
+    write_manifest(tones, utterances)
+    with pytest.raises(DataError, match="train and validation share"):
+        train(read_recipe(write_recipe()), tmp_path / "run", device="cpu")
+
+
+def test_patience_ends_training_early(write_recipe, tmp_path: Path) -> None:
+    stuck = ["training.patience=2", "training.epochs=30", "training.learning_rate=1e-8"]
+    train(read_recipe(write_recipe(), stuck), tmp_path / "run", device="cpu")
+    assert len(rows(tmp_path / "run")) < 30
+
+
+def test_the_learning_rate_rises_then_falls() -> None:
+    recipe = Recipe()
+    rates = [learning_rate(recipe, step, 100) for step in range(101)]
+    top = recipe.training.learning_rate
+    assert rates[0] < 0.05 * top
+    assert max(rates) == pytest.approx(top, rel=0.01)
+    assert rates.index(max(rates)) == 15
+    assert rates[100] < 0.001 * top
+    cosine = dataclasses.replace(
+        recipe, training=dataclasses.replace(recipe.training, schedule="cosine")
+    )
+    falling = [learning_rate(cosine, step, 100) for step in range(100)]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_the_ctc_loss_ignores_padding_and_equals_the_sum_over_paths() -> None:
+    log_probs = torch.log_softmax(torch.randn(1, 3, 3, generator=torch.manual_seed(0)), dim=2)
+    # Paths of three frames that spell "1": 1__ _1_ __1 11_ _11 111
+    p = log_probs[0].exp().double()
+    paths = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1), (1, 1, 1)]
+    expected = -np.log(sum(p[0, a] * p[1, b] * p[2, c] for a, b, c in paths))
+    padded = torch.cat([log_probs, torch.full((1, 2, 3), -5.0)], dim=1)
+    one = torch.tensor([1])
+    found = loss_of(padded, torch.tensor([3]), one, one, 0.0)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    smoothed = loss_of(padded, torch.tensor([3]), one, one, 0.1)
+    even = -log_probs.mean().item()
+    assert smoothed.item() == pytest.approx(0.9 * found.item() + 0.1 * even, rel=1e-5)
+
+
+def test_the_class_loss_equals_pytorchs_label_smoothing() -> None:
+    scores = torch.randn(4, 5, generator=torch.manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 4])
+    expected = torch.nn.functional.cross_entropy(scores, labels, label_smoothing=0.1)
+    log_probs = scores.log_softmax(1).unsqueeze(1)
+    ones = torch.ones(4, dtype=torch.long)
+    torch.testing.assert_close(loss_of(log_probs, ones, labels, ones, 0.1), expected)
