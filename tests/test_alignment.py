@@ -58,7 +58,9 @@ def test_frames_needed_is_the_shortest_path_that_spells_it(labels: list[int]) ->
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 2**32), st.lists(st.integers(1, 2), min_size=1, max_size=3), st.integers(0, 3))
+@given(
+    st.integers(0, 2**32), st.lists(st.integers(1, 2), min_size=1, max_size=3), st.integers(0, 3)
+)
 def test_align_finds_the_best_of_every_path(seed: int, labels: list[int], spare: int) -> None:
     frames = frames_needed(labels) + spare
     log_probs = distribution(seed, frames, tokens=3)
@@ -87,7 +89,7 @@ def test_spans_are_in_order_and_apart(seed: int, labels: list[int], spare: int) 
     assert len(found) == len(labels)
     assert edges == sorted(edges)
     assert all(start < end for start, end in found)
-    assert 0 <= edges[0]
+    assert edges[0] >= 0
     assert edges[-1] <= frames
     for number in range(1, len(labels)):
         apart = found[number][0] - found[number - 1][1]
@@ -105,9 +107,11 @@ def test_nothing_to_align() -> None:
     assert align(np.zeros((0, 3)), []) == []
 
 
-@pytest.mark.parametrize(("frames", "labels"), [(0, [1]), (2, [1, 2, 3]), (2, [1, 1])])
-def test_too_few_frames(frames: int, labels: list[int]) -> None:
-    says = f"{frames} frames cannot spell {len(labels)} labels, which need 3|need 1"
+@pytest.mark.parametrize(
+    ("frames", "labels", "needed"), [(0, [1], 1), (2, [1, 2, 3], 3), (2, [1, 1], 3)]
+)
+def test_too_few_frames(frames: int, labels: list[int], needed: int) -> None:
+    says = f"{frames} frames cannot spell {len(labels)} labels, which need {needed};"
     with pytest.raises(DataError, match=says):
         align(distribution(0, frames), labels)
 
@@ -119,6 +123,6 @@ def test_labels_of_probability_0() -> None:
 
 
 def test_one_impossible_frame_is_gone_around() -> None:
-    log_probs = np.log([[0.5, 0.5], [1.0, 1e-300], [0.5, 0.5]])
-    log_probs[1, 1] = -np.inf
+    half = np.log(0.5)
+    log_probs = np.array([[half, half], [0.0, -np.inf], [half, half]])
     assert align(log_probs, [1, 1]) == [(0, 1), (2, 3)]

@@ -119,9 +119,7 @@ def test_beyond_full_scale_is_clipped() -> None:
 
 
 @pytest.mark.parametrize("found", [16000, 44100, 11025])
-def test_resampling_is_soxr_over_block_borders(
-    found: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resampling_is_soxr_over_block_borders(found: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audio, "BLOCK_FRAMES", 1000)
     file = io.BytesIO()
     noise = np.random.default_rng(1).uniform(-0.4, 0.4, 9_999).astype(np.float32)
@@ -202,7 +200,7 @@ def test_no_permission(tmp_path: Path) -> None:
     path = tmp_path / "locked.wav"
     path.write_bytes(wav(pcm(5)))
     path.chmod(0)
-    fails(path)
+    assert "Permission denied" in fails(path)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +235,7 @@ def test_hostile_bytes(data: bytes, says: str, tmp_path: Path) -> None:
 def test_cut_flac_is_named_damaged() -> None:
     file = io.BytesIO()
     soundfile.write(file, tone(1.0, RATE), RATE, format="FLAC")
-    half = file.getvalue()[: file.tell() // 2]
+    half = file.getvalue()[: len(file.getvalue()) // 2]
     assert "damaged after its header" in fails(half)
     assert "damaged after its header" in fails(half, offset=0.9)
 
@@ -287,7 +285,9 @@ def test_flac_header_without_a_length(total: bytes, tmp_path: Path) -> None:
     file = io.BytesIO()
     soundfile.write(file, tone(0.1, RATE), RATE, format="FLAC")
     data = bytearray(file.getvalue())
-    data[21] = data[21] & 0xF0 | total[0] & 0x0F  # 36 bits of samples end the STREAMINFO's 18th byte
+    data[21] = (
+        data[21] & 0xF0 | total[0] & 0x0F
+    )  # 36 bits of samples end the STREAMINFO's 18th byte
     data[22:26] = total[1:]
     path = tmp_path / "endless.flac"
     path.write_bytes(data)
@@ -305,7 +305,7 @@ def test_any_damage_is_audio_or_an_audio_error(data: st.DataObject) -> None:
     try:
         samples = read_audio(cut, RATE)
     except AudioError as error:
-        assert str(error).isprintable()  # noqa: PT017
+        assert str(error).isprintable()
     else:
         assert samples.size
         assert np.abs(samples).max() <= 1

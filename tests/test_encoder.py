@@ -75,8 +75,11 @@ def test_cells_equal_their_equations_in_values_and_gradients(
         expected.append(torch.cat(both, dim=1))
     weights = [torch.randn_like(e) for e in expected]
     parameters = [frames, *layer.parameters()]
-    loss = sum((states[row, : len(e)] * w).sum() for row, (e, w) in enumerate(zip(expected, weights)))
-    wanted = sum((e * w).sum() for e, w in zip(expected, weights))
+    loss = sum(
+        (states[row, : len(e)] * w).sum()
+        for row, (e, w) in enumerate(zip(expected, weights, strict=True))
+    )
+    wanted = sum((e * w).sum() for e, w in zip(expected, weights, strict=True))
     for row, e in enumerate(expected):
         torch.testing.assert_close(states[row, : len(e)], e, rtol=0, atol=1e-6)
     found = torch.autograd.grad(loss, parameters)
@@ -117,16 +120,12 @@ def assert_padding_changes_nothing(net: SpeechNetwork) -> None:
         for row in range(32):
             alone, length = net(samples[row : row + 1, : sizes[row]], sizes[row : row + 1])
             assert length.item() == lengths[row].item() == alone.shape[1]
-            torch.testing.assert_close(
-                together[row, : lengths[row]], alone[0], rtol=0, atol=1e-5
-            )
+            torch.testing.assert_close(together[row, : lengths[row]], alone[0], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize(
-    "pooling", [None, *POOLINGS], ids=lambda value: value or "ctc"
-)
+@pytest.mark.parametrize("pooling", [None, *POOLINGS], ids=lambda value: value or "ctc")
 def test_padding_changes_nothing(cell: str, bidirectional: bool, pooling: str | None) -> None:
     head = {"head": "classify", "pooling": pooling} if pooling else {}
     assert_padding_changes_nothing(network(cell=cell, bidirectional=bidirectional, **head))

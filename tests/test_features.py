@@ -152,5 +152,5 @@ def test_within_marks_each_row() -> None:
 
 
 def test_too_many_mels_are_refused_with_a_way_out() -> None:
-    with pytest.raises(UsageError, match="leave filters empty with 256 .* raise fft_samples"):
+    with pytest.raises(UsageError, match=r"leave filters empty with 256 .* raise fft_samples"):
         LogMel(dataclasses.replace(SETTINGS, mels=128))

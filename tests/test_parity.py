@@ -51,7 +51,9 @@ def test_cells(cell: str, bidirectional: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean", "attention"])
-@pytest.mark.parametrize("more", [{}, {"skip_input": True, "bidirectional": False}, {"projection": 9}])
+@pytest.mark.parametrize(
+    "more", [{}, {"skip_input": True, "bidirectional": False}, {"projection": 9}]
+)
 def test_classifiers(pooling: str, more: dict[str, object], tmp_path: Path) -> None:
     assert_parity(tmp_path / "m.onnx", {"head": "classify", "pooling": pooling, **more}, {})
 
@@ -88,9 +90,7 @@ def test_the_file_is_the_whole_recogniser(tmp_path: Path) -> None:
     assert not load(path).transcribe_batch([])
 
 
-def test_a_failed_gate_writes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_gate_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, recipe, vocabulary = made({}, {})
     honest = build_graph
 

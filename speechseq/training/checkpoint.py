@@ -27,13 +27,15 @@ PATTERN = "step-*.safetensors"
 class Progress:
     """Where a training stands: `batch` batches of `epoch` are done, `step` steps in all.
 
-    `best_score` is the lowest validation score so far, `stale` the validations since it,
-    `seconds` the time trained, over all resumptions.
+    `loss_sum` is over the batches of this epoch. `best_score` is the lowest validation score so
+    far, `stale` the validations since it, `seconds` the time trained, over all resumptions.
     """
 
     epoch: int = 0
     batch: int = 0
     step: int = 0
+    loss_sum: float = 0.0
+    gradient_norm: float = 0.0
     best_score: tuple[float, float] = (float("inf"), float("inf"))
     stale: int = 0
     seconds: float = 0.0

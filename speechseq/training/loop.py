@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from speechseq.training.augment import spec_augment
 from speechseq.training.checkpoint import Progress, load_newest, save_checkpoint, write_tensors
 from speechseq.training.data import (
     Batch,
+    Example,
     LogMels,
     TrainingData,
     cached_log_mels,
@@ -44,7 +45,7 @@ from speechseq.training.data import (
 )
 from speechseq.training.encoder import SpeechNetwork, choose_device, load_network, parameters
 from speechseq.training.export import export_run
-from speechseq.training.run_folder import METRICS, WEIGHTS, begin_run, read_run
+from speechseq.training.run_folder import METRICS, MODEL, WEIGHTS, begin_run, read_run
 
 Note = Callable[[str], None]
 Show = Callable[[str, int, int], None]
@@ -80,6 +81,36 @@ def train(
         KeyboardInterrupt: stopped by a signal, after the checkpoint is written.
         GateFailed: the exported file does not compute what the network computes.
     """
+    training = prepare(recipe, run, device=device, resume=resume, note=note, show=show)
+    with _metrics(run, training.progress) as write, _stop_requested() as stopped:
+        while not training.finished():
+            began = time.perf_counter()
+            for batch in training.batches():
+                training.step(batch)
+                show(training.status(), training.progress.batch, len(training.plan))
+                if stopped():
+                    training.progress.seconds += time.perf_counter() - began
+                    training.checkpoint()
+                    note(f"stopped at step {training.progress.step}; go on with --resume {run}")
+                    raise KeyboardInterrupt
+            training.progress.seconds += time.perf_counter() - began
+            row = training.end_epoch()
+            write(row)
+            training.checkpoint()
+            note(_line(row, training.recipe.training.epochs))
+    recipe, vocabulary = training.recipe, training.vocabulary
+    best = load_network(run / WEIGHTS, recipe, len(vocabulary))
+    clips = [u for u in training.validation.utterances if u.audio_filepath]
+    return export_run(best, recipe, vocabulary, run / MODEL, utterances=clips, note=note)
+
+
+def prepare(
+    recipe: Recipe, run: Path, *, device: str, resume: bool, note: Note, show: Show
+) -> Training:
+    """Read the data, build the network (or take up the newest checkpoint) and say what is ahead.
+
+    Raises: as `train`.
+    """
     where = choose_device(device)
     if resume:
         recipe, vocabulary = read_run(run)
@@ -87,95 +118,167 @@ def train(
     torch.set_flush_denormal(True)
     utterances, held = training_splits(recipe.data, recipe.seed)
     if shared := shared_audio(utterances, held):
-        raise DataError(f"data: train and validation share {len(shared)} clips, {min(shared)} first")
+        raise DataError(
+            f"data: train and validation share {len(shared)} clips, {min(shared)} first"
+        )
     if not resume:
         vocabulary = _vocabulary(recipe, utterances)
-        begin_run(run, recipe, vocabulary)
-    training = _split(recipe, vocabulary, utterances, recipe.augment.speeds, show)
-    validation = _split(recipe, vocabulary, held, (1.0,), show)
-    training = _feasible(recipe, training, note)
+    split = _split(recipe, vocabulary, utterances, recipe.augment.speeds, show)
+    split = _feasible(recipe, split, note)
     data = TrainingData(
-        training.log_mels,
-        training.labels,
+        split.log_mels,
+        split.labels,
         noise_log_mels(recipe, CORPORA[recipe.data.corpus]),
         recipe,
         space=[vocabulary.tokens.index(" ")] if _spells_joins(recipe) else [],
     )
     network = SpeechNetwork(recipe, len(vocabulary)).to(where)
-    _fit_cmvn(network, training.log_mels)
-    averaged = copy.deepcopy(network).eval()
-    optimiser = torch.optim.AdamW(
-        network.parameters(),
-        lr=recipe.training.learning_rate,
-        weight_decay=recipe.training.weight_decay,
+    _fit_cmvn(network, split.log_mels)
+    training = Training(
+        recipe=recipe,
+        run=run,
+        device=where,
+        vocabulary=vocabulary,
+        data=data,
+        validation=_split(recipe, vocabulary, held, (1.0,), show),
+        network=network,
+        averaged=copy.deepcopy(network).eval(),
+        optimiser=torch.optim.AdamW(
+            network.parameters(),
+            lr=recipe.training.learning_rate,
+            weight_decay=recipe.training.weight_decay,
+        ),
+        steps=data.steps(recipe.training.epochs),
     )
-    steps = data.steps(recipe.training.epochs)
-    for line in preflight(training, validation, network, steps):
+    for line in preflight(split, training.validation, network, training.steps):
         note(line)
-    progress = Progress()
     if resume:
-        progress = load_newest(
-            run, network=network, averaged=averaged, optimiser=optimiser, note=note
-        )
-        note(f"resumed at epoch {progress.epoch + 1}, step {progress.step} of {steps}")
+        training.take_up(note)
+    else:
+        begin_run(run, recipe, vocabulary)
+    return training
 
-    def checkpoint() -> None:
+
+@dataclass
+class Training:
+    """A training under way: everything a step, a validation or a checkpoint needs."""
+
+    recipe: Recipe
+    run: Path
+    device: torch.device
+    vocabulary: Vocabulary
+    data: TrainingData
+    validation: Split
+    network: SpeechNetwork
+    averaged: SpeechNetwork
+    optimiser: torch.optim.Optimizer
+    steps: int
+    progress: Progress = field(default_factory=Progress)
+    plan: Sequence[Sequence[Example]] = ()
+
+    def finished(self) -> bool:
+        """Tell whether all epochs are done, or patience is at its end."""
+        settings, progress = self.recipe.training, self.progress
+        impatient = bool(settings.patience) and progress.stale >= settings.patience
+        return progress.epoch >= settings.epochs or impatient
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches of this epoch that are still to be done."""
+        self.plan = self.data.epoch(self.progress.epoch)
+        for number in range(self.progress.batch, len(self.plan)):
+            yield self.data.batch(self.plan[number], self.progress.epoch, number)
+
+    def step(self, batch: Batch) -> None:
+        """Move the weights, and after them their average, by one batch."""
+        progress, settings = self.progress, self.recipe.training
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.recipe, progress.step, self.steps)
+        # Dropout's chance follows from the step too, so a resumed step repeats exactly.
+        torch.manual_seed(self.recipe.seed * 1_000_003 + progress.step)
+        loss = self._loss(batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm))
+        if not math.isfinite(norm):
+            self.optimiser.zero_grad(set_to_none=True)  # AdamW then leaves every weight alone
+        self.optimiser.step()
+        progress.step += 1
+        progress.batch += 1
+        progress.loss_sum += float(loss.detach())
+        progress.gradient_norm = norm
+        _average(self.averaged, self.network, settings.ema, progress.step)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        augment, recipe = self.recipe.augment, self.recipe
+        self.network.train()
+        lengths = batch.lengths.to(self.device)
+        log_mels = batch.log_mels.to(self.device, non_blocking=True)
+        frames = spec_augment(
+            self.network.features.finish(log_mels, lengths),
+            batch.lengths,
+            augment,
+            mask_frames=round(augment.time_mask_seconds / recipe.features.hop_seconds),
+            rng=np.random.default_rng([recipe.seed, self.progress.step, 1]),
+        )
+        return loss_of(
+            *self.network.from_features(frames, lengths),
+            batch.labels.to(self.device),
+            batch.label_lengths.to(self.device),
+            recipe.training.label_smoothing,
+        )
+
+    def status(self) -> str:
+        """Return what to show of the epoch so far."""
+        progress = self.progress
+        return f"epoch {progress.epoch + 1} loss {progress.loss_sum / progress.batch:.3f}"
+
+    def end_epoch(self) -> dict[str, Any]:
+        """Validate, keep the weights if they are the best so far; return the epoch's metrics."""
+        progress, settings = self.progress, self.recipe.training
+        row: dict[str, Any] = {
+            "epoch": progress.epoch + 1,
+            "step": progress.step,
+            "loss": progress.loss_sum / progress.batch,
+            "learning_rate": learning_rate(self.recipe, progress.step - 1, self.steps),
+            "gradient_norm": progress.gradient_norm,
+            "seconds": round(progress.seconds, 2),
+        }
+        progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
+        due = progress.epoch % settings.validate_every == 0
+        if due or progress.epoch == settings.epochs:
+            row |= validate(
+                self.averaged, self.validation, self.vocabulary, self.recipe, self.device
+            )
+            self._keep_best((row["validation_error"], row["validation_loss"]))
+        return row
+
+    def _keep_best(self, score: tuple[float, float]) -> None:
+        self.progress.stale += 1
+        if score < self.progress.best_score:
+            self.progress.best_score, self.progress.stale = score, 0
+            write_tensors(self.run / WEIGHTS, self.averaged.state_dict(), {})
+
+    def checkpoint(self) -> None:
+        """Write all that resuming needs."""
         save_checkpoint(
-            run,
-            progress,
-            network=network,
-            averaged=averaged,
-            optimiser=optimiser,
-            keep=recipe.training.keep_checkpoints,
+            self.run,
+            self.progress,
+            network=self.network,
+            averaged=self.averaged,
+            optimiser=self.optimiser,
+            keep=self.recipe.training.keep_checkpoints,
         )
 
-    with _metrics(run, progress) as write, _stop_requested() as stopped:
-        while progress.epoch < recipe.training.epochs and not _out_of_patience(recipe, progress):
-            began = time.perf_counter()
-            plan = data.epoch(progress.epoch)
-            loss_sum, start = 0.0, progress.batch
-            for number in range(start, len(plan)):
-                batch = data.batch(plan[number], progress.epoch, number)
-                rate = learning_rate(recipe, progress.step, steps)
-                for group in optimiser.param_groups:
-                    group["lr"] = rate
-                # Dropout's chance follows from the step too, so a resumed step repeats exactly.
-                torch.manual_seed(recipe.seed * 1_000_003 + progress.step)
-                loss, norm = _step(network, batch, optimiser, recipe, progress.step, where)
-                progress.step += 1
-                progress.batch = number + 1
-                _average(averaged, network, recipe.training.ema, progress.step)
-                loss_sum += loss
-                show(f"epoch {progress.epoch + 1} loss {loss:.3f}", number + 1, len(plan))
-                if stopped():
-                    progress.seconds += time.perf_counter() - began
-                    checkpoint()
-                    note(f"stopped at step {progress.step}; go on with --resume {run}")
-                    raise KeyboardInterrupt
-            progress.epoch, progress.batch = progress.epoch + 1, 0
-            progress.seconds += time.perf_counter() - began
-            row: dict[str, Any] = {
-                "epoch": progress.epoch,
-                "step": progress.step,
-                "loss": loss_sum / max(len(plan) - start, 1),
-                "learning_rate": rate,
-                "gradient_norm": norm,
-                "seconds": round(progress.seconds, 2),
-            }
-            last = progress.epoch == recipe.training.epochs
-            if last or progress.epoch % recipe.training.validate_every == 0:
-                row |= validate(averaged, validation, vocabulary, recipe, where)
-                score = (row["validation_error"], row["validation_loss"])
-                progress.stale += 1
-                if score < progress.best_score:
-                    progress.best_score, progress.stale = score, 0
-                    write_tensors(run / WEIGHTS, averaged.state_dict(), {})
-            write(row)
-            checkpoint()
-            note(_line(row, recipe.training.epochs))
-    best = load_network(run / WEIGHTS, recipe, len(vocabulary))
-    clips = [u for u in validation.utterances if u.audio_filepath]
-    return export_run(best, recipe, vocabulary, run / "model.onnx", utterances=clips, note=note)
+    def take_up(self, note: Note) -> None:
+        """Go on from the newest checkpoint."""
+        self.progress = load_newest(
+            self.run,
+            network=self.network,
+            averaged=self.averaged,
+            optimiser=self.optimiser,
+            note=note,
+        )
+        note(f"resumed at epoch {self.progress.epoch + 1}, step {self.progress.step}/{self.steps}")
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
@@ -311,40 +414,6 @@ def _fit_cmvn(network: SpeechNetwork, log_mels: LogMels, clips: int = 4000) -> N
     network.features.cmvn.fit(mean.float().to(device), deviation.float().to(device))
 
 
-def _step(
-    network: SpeechNetwork,
-    batch: Batch,
-    optimiser: torch.optim.Optimizer,
-    recipe: Recipe,
-    step: int,
-    device: torch.device,
-) -> tuple[float, float]:
-    """Do one step of optimisation; return the loss and the gradient's norm before clipping."""
-    network.train()
-    lengths = batch.lengths.to(device)
-    frames = network.features.finish(batch.log_mels.to(device, non_blocking=True), lengths)
-    frames = spec_augment(
-        frames,
-        batch.lengths,
-        recipe.augment,
-        mask_frames=round(recipe.augment.time_mask_seconds / recipe.features.hop_seconds),
-        rng=np.random.default_rng([recipe.seed, step, 1]),
-    )
-    loss = loss_of(
-        *network.from_features(frames, lengths),
-        batch.labels.to(device),
-        batch.label_lengths.to(device),
-        recipe.training.label_smoothing,
-    )
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.training.clip_norm)
-    if not math.isfinite(norm):
-        optimiser.zero_grad(set_to_none=True)  # AdamW then leaves every weight as it is
-    optimiser.step()
-    return float(loss.detach()), float(norm)
-
-
 def _average(averaged: nn.Module, network: nn.Module, decay: float, step: int) -> None:
     """Move the averaged weights towards the network's; faster early on, with little to keep."""
     decay = min(decay, (1 + step) / (10 + step)) if decay else 0.0
@@ -386,10 +455,6 @@ def validate(
         "validation_accuracy": right,
         "validation_error": error,
     }
-
-
-def _out_of_patience(recipe: Recipe, progress: Progress) -> bool:
-    return bool(recipe.training.patience) and progress.stale >= recipe.training.patience
 
 
 def _line(row: dict[str, Any], epochs: int) -> str:

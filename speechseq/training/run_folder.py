@@ -23,6 +23,7 @@ VOCABULARY = "vocabulary.json"
 VERSIONS = "versions.json"
 WEIGHTS = "weights.safetensors"
 METRICS = "metrics.jsonl"
+MODEL = "model.onnx"
 
 
 def begin_run(run: Path, recipe: Recipe, vocabulary: Vocabulary) -> None:

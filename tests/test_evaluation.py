@@ -1,0 +1,250 @@
+"""Evaluation with a recogniser that says what a test tells it to."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from speechseq import evaluation
+from speechseq.audio import write_wav
+from speechseq.errors import DataError, SpeechseqError
+from speechseq.evaluation import Report, draw_confusion, evaluate, report_text
+from speechseq.manifest import Utterance
+from speechseq.metrics import interval
+from speechseq.recogniser import Recogniser, Recognition
+from speechseq.tokens import Vocabulary
+
+RATE = 8000
+WORDS = Vocabulary.from_texts("words", ["one two three"])
+CLASSES = Vocabulary.from_texts("classes", ["one", "two", "three"])
+
+
+class Parrot:
+    """Recognises a clip by its length in samples, and remembers its batches."""
+
+    rate = RATE
+
+    def __init__(self, vocabulary: Vocabulary, says: dict[int, str], seconds: float = 0.0):
+        self.vocabulary = vocabulary
+        self.says = says
+        self.seconds = seconds
+        self.batches: list[list[int]] = []
+
+    def transcribe_batch(self, clips: Sequence[np.ndarray]) -> list[Recognition]:
+        self.batches.append([len(clip) for clip in clips])
+        time.sleep(self.seconds)
+        return [Recognition(self.says[len(c)], (), 0.5, len(c) / RATE) for c in clips]
+
+
+def silence(samples: int, text: str, speaker: str = "") -> Utterance:
+    return Utterance("", samples / RATE, text, speaker=speaker)
+
+
+def measure(
+    said: Sequence[str],
+    heard: Sequence[str],
+    *,
+    vocabulary: Vocabulary = WORDS,
+    speakers: Sequence[str] = (),
+) -> Report:
+    """Evaluate utterances of 1000, 1001, ... samples."""
+    names = speakers or [""] * len(said)
+    utterances = [
+        silence(1000 + number, text, speaker)
+        for number, (text, speaker) in enumerate(zip(said, names, strict=True))
+    ]
+    parrot = Parrot(vocabulary, {1000 + number: text for number, text in enumerate(heard)})
+    return evaluate(cast(Recogniser, parrot), utterances)
+
+
+def test_scores_by_hand() -> None:
+    report = measure(["one two", "three", "two"], ["one", "three", "two two"])
+    assert report.task == "words"
+    assert report.utterances == 3
+    assert report.accuracy.value == pytest.approx(1 / 3)
+    assert report.wer is not None
+    assert report.cer is not None
+    assert report.wer.value == pytest.approx(2 / 4)  # " two" lost, " two" inserted
+    assert report.cer.value == pytest.approx(8 / 15)
+    assert report.confusion is None  # a reference of two words is no class
+    assert report.audio_seconds == pytest.approx((1000 + 1001 + 1002) / RATE)
+
+
+def test_accuracys_interval_is_the_errors_turned_over() -> None:
+    said = ["one"] * 40
+    report = measure(said, ["one"] * 30 + ["two"] * 10)
+    low, high = interval([0.0] * 30 + [1.0] * 10, [1.0] * 40)
+    assert (report.accuracy.low, report.accuracy.high) == pytest.approx((1 - high, 1 - low))
+    assert report.accuracy.low < 0.75 < report.accuracy.high
+
+
+def test_all_right_is_not_certain() -> None:
+    report = measure(["one"] * 50, ["one"] * 50)
+    assert report.accuracy.high == 1
+    assert report.accuracy.low == pytest.approx(0.025 ** (1 / 50))
+    assert "exact, utterances" in report_text(report)
+
+
+def test_speakers_are_resampled_where_all_are_known() -> None:
+    said, heard = ["one"] * 8, ["one"] * 6 + ["two"] * 2
+    known = measure(said, heard, speakers=list("aabbccdd"))
+    assert (known.speakers, known.resampled) == (4, "speakers")
+    assert "over speakers" in report_text(known)
+    for speakers in (list("aaaabbbb"), ["", *"abbccdd"], [""] * 8):
+        report = measure(said, heard, speakers=speakers)
+        assert report.resampled == "utterances"
+        assert report.speakers == len(set(speakers) - {""})
+
+
+def test_references_are_normalised_as_in_training() -> None:
+    report = measure(["  ONE  Two "], ["one two"])
+    assert report.items[0].reference == "one two"
+    assert report.accuracy.value == 1
+
+
+def test_classes_have_confusions_and_no_word_errors() -> None:
+    report = measure(["one", "two", "two"], ["one", "one", "two"], vocabulary=CLASSES)
+    assert report.wer is report.cer is None
+    assert report.labels == ("one", "two")
+    np.testing.assert_array_equal(report.confusion, [[1, 0, 0], [1, 1, 0]])
+    assert [(c.label, c.support, c.recall, c.precision) for c in report.classes] == [
+        ("one", 1, 1, 0.5),
+        ("two", 2, 0.5, 1),
+    ]
+
+
+def test_single_words_of_a_sequence_model_are_classes_too() -> None:
+    report = measure(["one", "two"], ["one", "two two"])
+    assert report.wer is not None
+    np.testing.assert_array_equal(report.confusion, [[1, 0, 0], [0, 0, 1]])
+
+
+def test_many_labels_are_not_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "MOST_LABELS", 2)
+    assert measure(["one", "two"], ["one", "two"]).confusion is not None
+    assert measure(["one", "two", "three"], ["one", "two", "three"]).confusion is None
+
+
+def test_items_keep_the_order_and_batches_are_bounded() -> None:
+    lengths = [RATE * 2, RATE * 25, RATE, RATE * 30, RATE * 3]
+    parrot = Parrot(WORDS, {length: str(length) for length in lengths})
+    seen: list[tuple[int, int]] = []
+    report = evaluate(
+        cast(Recogniser, parrot),
+        [silence(length, "one", str(length)) for length in lengths],
+        progress=lambda done, of: seen.append((done, of)),
+    )
+    assert [item.hypothesis for item in report.items] == [str(length) for length in lengths]
+    assert [item.speaker for item in report.items] == [str(length) for length in lengths]
+    assert all(max(b) * len(b) <= evaluation.BATCH_SECONDS * RATE for b in parrot.batches)
+    assert seen[-1] == (5, 5)
+    assert len(seen) == len(parrot.batches) == 2
+
+
+def test_audio_is_read_from_its_stretch(tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+    write_wav(path, np.zeros(RATE), RATE)
+    parrot = Parrot(WORDS, {2000: "one"})
+    utterance = Utterance(str(path), 0.25, "one", offset=0.5)
+    assert evaluate(cast(Recogniser, parrot), [utterance]).accuracy.value == 1
+    assert parrot.batches == [[2000]]
+
+
+def test_unreadable_audio_is_named_and_not_scored(tmp_path: Path) -> None:
+    missing = Utterance(str(tmp_path / "gone.wav"), 1.0, "two")
+    parrot = Parrot(WORDS, {1000: "one"})
+    report = evaluate(cast(Recogniser, parrot), [missing, silence(1000, "one")])
+    assert report.utterances == 1
+    assert report.accuracy.value == 1
+    assert len(report.failed) == 1
+    assert f"failed: {missing.audio_filepath}: no such file" in report_text(report)
+    with pytest.raises(DataError, match=r"none of 1 utterances .*gone\.wav: no such file"):
+        evaluate(cast(Recogniser, parrot), [missing])
+    with pytest.raises(DataError, match="none of 0 utterances could be read; check"):
+        evaluate(cast(Recogniser, parrot), [])
+
+
+def test_real_time_factor_counts_the_recogniser_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = evaluation.read_utterance
+
+    def slowly(utterance: Utterance, rate: int) -> np.ndarray:
+        time.sleep(0.3)
+        return read(utterance, rate)
+
+    monkeypatch.setattr(evaluation, "read_utterance", slowly)
+    parrot = Parrot(WORDS, {RATE * 2: "one"}, seconds=0.05)
+    report = evaluate(cast(Recogniser, parrot), [silence(RATE * 2, "one")])
+    assert 0.05 <= report.compute_seconds < 0.3
+    assert report.real_time_factor == report.compute_seconds / 2
+
+
+def test_report_is_plain_json() -> None:
+    report = measure(["one", "two"], ["one", "three"], vocabulary=CLASSES)
+    values = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert values["task"] == "classes"
+    assert values["accuracy"]["value"] == 0.5
+    assert values["wer"] is None
+    assert values["confusion"] == [[1, 0, 0], [0, 0, 1]]
+    assert values["items"][1]["hypothesis"] == "three"
+    assert values["real_time_factor"] == report.real_time_factor
+    assert measure(["one two"], ["one"]).to_dict()["confusion"] is None
+
+
+def test_report_text() -> None:
+    text = report_text(measure(["one", "two", "two"], ["one", "one", "two"]))
+    lines = text.splitlines()
+    assert lines[0] == "3 utterances, 0.0 min, unknown speakers"
+    assert lines[1].startswith("accuracy 66.67 %  (95 % interval ")
+    assert lines[2].startswith("WER 33.33 %  (95 % interval ")
+    assert "two        2    50.0      100.0" in lines
+    assert lines[-3:] == [
+        "            one     two (other)",
+        "one           1       ·       ·",
+        "two           1       1       ·",
+    ]
+
+
+def test_many_labels_list_their_confusions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "TEXT_LABELS", 1)
+    text = report_text(measure(["one", "one", "two"], ["two", "two", "three"]))
+    assert text.endswith("said -> recognised\none -> two: 2\ntwo -> (other): 1")
+    assert report_text(measure(["one", "two"], ["one", "two"])).endswith("\nno confusions")
+
+
+def test_draw_confusion(tmp_path: Path) -> None:
+    labels = ["$5 and $\\frac", "صفر", "one"]
+    vocabulary = Vocabulary.from_texts("classes", labels)
+    path = tmp_path / "figures" / "confusion.png"
+    draw_confusion(measure(labels, labels, vocabulary=vocabulary), path)
+    assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert path.stat().st_size > 2000
+    assert [entry.name for entry in path.parent.iterdir()] == ["confusion.png"]
+
+
+def test_no_confusions_to_draw(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no confusion matrix"):
+        draw_confusion(measure(["one two"], ["one"]), tmp_path / "confusion.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_matplotlib_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    for name in [name for name in sys.modules if name.startswith("matplotlib")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(SpeechseqError, match=r"pip install 'speechseq\[train\]'"):
+        draw_confusion(measure(["one"], ["one"]), tmp_path / "confusion.png")
