@@ -328,6 +328,8 @@ def recipe_from_dict(tree: Mapping[str, Any], where: str) -> Recipe:
     Raises:
         UsageError: an unknown key (the nearest one is named), a value of the wrong type or range.
     """
+    if not isinstance(tree, Mapping):
+        raise UsageError(f"{where}: not a mapping; write 'section:' and its keys below it")
     recipe = _build(Recipe, tree, where, "")
     _check_together(recipe, where)
     return recipe

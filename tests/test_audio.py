@@ -118,6 +118,11 @@ def test_beyond_full_scale_is_clipped() -> None:
     np.testing.assert_array_equal(read_audio(floats(2.0, -3e38, 0.25), RATE), [1, -1, 0.25])
 
 
+def test_channels_are_clipped_before_they_are_averaged() -> None:
+    data = floats(3e38, 3e38, 3.0, -1.0, channels=2)
+    np.testing.assert_array_equal(read_audio(data, RATE), [1, 0])
+
+
 @pytest.mark.parametrize("found", [16000, 44100, 11025])
 def test_resampling_is_soxr_over_block_borders(found: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audio, "BLOCK_FRAMES", 1000)

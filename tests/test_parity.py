@@ -144,7 +144,7 @@ def test_missing_metadata_is_named(good: Path, key: str) -> None:
         ("vocabulary", '{"kind": "characters", "tokens": ["a"]}', "does not begin with <blank>"),
         ("vocabulary", "{", "its metadata is damaged"),
         ("recipe", '{"modle": {}}', "unknown key 'modle'; did you mean 'model'"),
-        ("recipe", "7", "its metadata is damaged"),
+        ("recipe", "7", "its metadata is wrong .* not a mapping"),
         ("card", "[1]", "its metadata is damaged"),
         ("recipe", "[" * 100_000, "its metadata is damaged"),
     ],

@@ -299,8 +299,9 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
 def loss_of(
     log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor, smoothing: float
 ) -> Tensor:
-    """Return the mean loss of a batch: CTC over frames, or cross-entropy over one class a clip.
+    """Return the mean loss of a batch's labels: CTC, or cross-entropy of one class a clip.
 
+    Every label weighs the same; a mean over utterances would let short ones outweigh long ones.
     `log_probs` is (batch, frames, tokens); smoothing mixes in the mean log-probability of all
     tokens, as cross-entropy's label smoothing does.
 
@@ -311,7 +312,10 @@ def loss_of(
     if log_probs.shape[1] == 1:
         true = nn.functional.nll_loss(log_probs[:, 0], labels)
     else:
-        true = nn.functional.ctc_loss(log_probs.transpose(0, 1), labels, lengths, label_lengths)
+        total = nn.functional.ctc_loss(
+            log_probs.transpose(0, 1), labels, lengths, label_lengths, reduction="sum"
+        )
+        true = total / label_lengths.sum()
     return (1 - smoothing) * true + smoothing * even
 
 
