@@ -1,8 +1,6 @@
-"""The shipped graph: built from the network's own tensors, proved equal, then written.
+"""The shipped file: the network's graph, proved equal to the network, then written.
 
-Waveform in, log-probabilities out. PyTorch's exporter cannot trace a recurrent layer over a
-dynamic time axis, so the graph is written out with ONNX operators; the parity gate holds the
-two together.
+The graph is written by hand (`training.graph`); the parity gate here holds the two together.
 """
 
 from __future__ import annotations
@@ -14,14 +12,14 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 import yaml
-from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, nn
+from onnx import helper
+from torch import nn
 
 from speechseq.corpora import CORPORA
 from speechseq.errors import GateFailed, UsageError
@@ -29,27 +27,15 @@ from speechseq.evaluation import evaluate
 from speechseq.files import atomic_write
 from speechseq.manifest import Utterance, read_utterance
 from speechseq.model_file import metadata, open_model
-from speechseq.recipe import FeatureSettings, Recipe
+from speechseq.recipe import Recipe
 from speechseq.recogniser import Recogniser, from_model_file, load, pad
 from speechseq.tokens import Vocabulary
-from speechseq.training.encoder import (
-    Convolutions,
-    CTCHead,
-    Output,
-    RecurrentLayer,
-    SpeechNetwork,
-    Stack,
-    load_network,
-    parameters,
-    torch_network,
-)
-from speechseq.training.features import DELTA_WINDOW, LEAST_DEVIATION, LogMel, delta_kernel
+from speechseq.training.encoder import SpeechNetwork, load_network, parameters, torch_network
+from speechseq.training.graph import FEATURE_NODES, build_graph
 from speechseq.training.run_folder import WEIGHTS, read_run
 
 Note = Callable[[str], None]
 
-OPSET = 17
-IR_VERSION = 9
 TOLERANCE = 1e-4
 """Largest difference of a log-probability that the parity gate lets through."""
 
@@ -57,343 +43,6 @@ PARITY_BATCHES = (1, 3, 8)
 
 MOST_INT8_LOSS = 0.01
 """Largest loss of accuracy, as a share of 1, that an int8 file may have."""
-
-FEATURE_NODES = "features"
-"""Prefix of the feature nodes' names; quantisation leaves these nodes alone."""
-
-
-class Graph:
-    """Nodes and constants of an ONNX graph in the making; values are passed by name."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[TensorProto] = []
-        self.prefix = ""
-
-    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """Append a node with one output and return the output's name."""
-        name = f"{self.prefix}/{operator}{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, inputs, [name], name, **attributes))
-        return name
-
-    def constant(self, value: Tensor | np.ndarray | float | Sequence[int] | int) -> str:
-        """Keep an array, float32 or int64, and return its name."""
-        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        kind = np.float32 if array.dtype.kind == "f" else np.int64
-        name = f"{self.prefix}/constant{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(array.astype(kind, order="C"), name))
-        return name
-
-    def size(self, value: str, axis: int) -> str:
-        """Return the size of an axis, a scalar."""
-        return self.add("Gather", self.add("Shape", value), self.constant(axis))
-
-    def within(self, lengths: str, size: str) -> str:
-        """Return the mask (batch, size), true inside each utterance."""
-        steps = self.add("Range", self.constant(0), size, self.constant(1))
-        return self.add("Less", steps, self.add("Unsqueeze", lengths, self.constant([1])))
-
-    def mask(self, values: str, lengths: str, axes: Sequence[int], time_axis: int) -> str:
-        """Zero what lies beyond each utterance; `axes` are where the mask is unsqueezed."""
-        inside = self.add("Cast", self.within(lengths, self.size(values, time_axis)), to=1)
-        return self.add("Mul", values, self.add("Unsqueeze", inside, self.constant(axes)))
-
-    def ceil_divide(self, lengths: str, stride: int) -> str:
-        """Return ceil(lengths / stride)."""
-        if stride == 1:
-            return lengths
-        raised = self.add("Add", lengths, self.constant(stride - 1))
-        return self.add("Div", raised, self.constant(stride))
-
-
-def build_graph(network: SpeechNetwork) -> onnx.ModelProto:
-    """Write a network's graph: `waveform`, `lengths` -> `log_probs`, `log_probs_lengths`."""
-    graph = Graph()
-    graph.prefix = FEATURE_NODES
-    frames, lengths = _log_mels(graph, network)
-    frames = _finish(graph, network, frames, lengths)
-    graph.prefix = "encoder"
-    inputs, lengths = _front_end(graph, network, frames, lengths)
-    states = _recurrent(graph, network, inputs, lengths)
-    graph.prefix = "head"
-    log_probs, lengths = _head(graph, network, states, inputs, lengths)
-    graph.nodes.append(helper.make_node("Identity", [log_probs], ["log_probs"]))
-    graph.nodes.append(helper.make_node("Identity", [lengths], ["log_probs_lengths"]))
-    return _model(graph)
-
-
-def _model(graph: Graph) -> onnx.ModelProto:
-    make = helper.make_tensor_value_info
-    proto = helper.make_graph(
-        graph.nodes,
-        "speechseq",
-        [
-            make("waveform", TensorProto.FLOAT, ["batch", "samples"]),
-            make("lengths", TensorProto.INT64, ["batch"]),
-        ],
-        [
-            make("log_probs", TensorProto.FLOAT, ["batch", "frames", "tokens"]),
-            make("log_probs_lengths", TensorProto.INT64, ["batch"]),
-        ],
-        graph.constants,
-    )
-    model = helper.make_model(
-        proto, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="speechseq"
-    )
-    model.ir_version = IR_VERSION
-    onnx.checker.check_model(model)
-    return model
-
-
-def _log_mels(graph: Graph, network: SpeechNetwork) -> tuple[str, str]:
-    """Frame, transform and filter the waveform: the DFT is a convolution with windowed waves.
-
-    Only the samples under the window are convolved; zeros around it, which the Fourier
-    transform of `transform_samples` points has, add nothing.
-    """
-    settings = network.features.settings
-    base: LogMel = getattr(network.features.base, "log_mel", network.features.base)
-    window = settings.window_samples
-    inside = graph.within("lengths", graph.size("waveform", 1))
-    samples = graph.add("Where", inside, "waveform", graph.constant(0.0))
-    before = settings.transform_samples // 2 - (settings.transform_samples - window) // 2
-    pads = [0, settings.edge_samples + before, 0, settings.edge_samples + window - before]
-    samples = graph.add("Pad", samples, graph.constant(pads))
-    samples = graph.add("Unsqueeze", samples, graph.constant([1]))
-    waves = graph.constant(_waves(settings, base.window).unsqueeze(1))
-    spectrum = graph.add("Conv", samples, waves, strides=[settings.hop_samples])
-    power = graph.add("Mul", spectrum, spectrum)
-    filters = graph.constant(torch.cat([base.filters, base.filters]).T)
-    mels = graph.add("Add", graph.add("MatMul", filters, power), graph.constant(settings.floor))
-    frames = graph.add("Transpose", graph.add("Log", mels), perm=[0, 2, 1])
-    total = graph.add("Add", "lengths", graph.constant(2 * settings.edge_samples))
-    hops = graph.add("Div", total, graph.constant(settings.hop_samples))
-    return frames, graph.add("Add", hops, graph.constant(1))
-
-
-def _waves(settings: FeatureSettings, window: Tensor) -> Tensor:
-    """Return windowed cosines and sines (2 · bins, window_samples)."""
-    bins = torch.arange(settings.transform_samples // 2 + 1, dtype=torch.float64).unsqueeze(1)
-    steps = torch.arange(settings.window_samples, dtype=torch.float64)
-    phases = 2 * torch.pi / settings.transform_samples * bins * steps
-    return torch.cat([phases.cos(), phases.sin()]) * window.cpu().double()
-
-
-def _finish(graph: Graph, network: SpeechNetwork, frames: str, lengths: str) -> str:
-    """DCT, deltas and CMVN, as `Features.finish`."""
-    features = network.features
-    if features.settings.kind == "mfcc":
-        frames = graph.add("MatMul", frames, graph.constant(features.base.dct))
-    parts = [frames]
-    for _ in range(features.settings.deltas):
-        parts.append(_delta(graph, parts[-1], lengths, features.base.dims))
-    if len(parts) > 1:
-        frames = graph.add("Concat", *parts, axis=2)
-    cmvn = features.cmvn
-    if cmvn.kind == "global":
-        centred = graph.add("Sub", frames, graph.constant(cmvn.mean))
-        return graph.add("Div", centred, graph.constant(cmvn.deviation))
-    return _normalise_utterance(graph, frames, lengths) if cmvn.kind == "utterance" else frames
-
-
-def _delta(graph: Graph, frames: str, lengths: str, dims: int) -> str:
-    reach = DELTA_WINDOW // 2
-    size = graph.size(frames, 1)
-    stop = graph.add("Add", size, graph.constant(reach))
-    steps = graph.add("Range", graph.constant(-reach), stop, graph.constant(1))
-    steps = graph.add("Max", steps, graph.constant(0))
-    last = graph.add("Sub", lengths, graph.constant(1))
-    steps = graph.add("Min", steps, graph.add("Unsqueeze", last, graph.constant([1])))
-    rows = graph.add("Unsqueeze", steps, graph.constant([2]))
-    rows = graph.add("Expand", rows, graph.constant([1, 1, dims]))
-    extended = graph.add("GatherElements", frames, rows, axis=1)
-    total = ""
-    for step, weight in enumerate(delta_kernel().tolist()):
-        end = graph.add("Add", size, graph.constant(step))
-        end = graph.add("Unsqueeze", end, graph.constant([0]))
-        part = graph.add("Slice", extended, graph.constant([step]), end, graph.constant([1]))
-        part = graph.add("Mul", part, graph.constant(weight))
-        total = graph.add("Add", total, part) if total else part
-    return total
-
-
-def _normalise_utterance(graph: Graph, frames: str, lengths: str) -> str:
-    count = graph.add("Cast", lengths, to=1)
-    count = graph.add("Unsqueeze", count, graph.constant([1, 2]))
-
-    def mean(values: str) -> str:
-        inside = graph.mask(values, lengths, [2], 1)
-        total = graph.add("ReduceSum", inside, graph.constant([1]), keepdims=1)
-        return graph.add("Div", total, count)
-
-    centred = graph.add("Sub", frames, mean(frames))
-    deviation = graph.add("Sqrt", mean(graph.add("Mul", centred, centred)))
-    return graph.add("Div", centred, graph.add("Max", deviation, graph.constant(LEAST_DEVIATION)))
-
-
-def _front_end(graph: Graph, network: SpeechNetwork, frames: str, lengths: str) -> tuple[str, str]:
-    """Return the front end's output (batch, frames, dims) and lengths."""
-    front_end = network.encoder.front_end
-    if isinstance(front_end, Stack):
-        return _stack(graph, front_end, frames, lengths)
-    if isinstance(front_end, Convolutions):
-        return _convolve(graph, front_end, frames, lengths)
-    return frames, lengths
-
-
-def _stack(graph: Graph, stack: Stack, frames: str, lengths: str) -> tuple[str, str]:
-    frames = graph.mask(frames, lengths, [2], 1)
-    stride = graph.constant(stack.stride)
-    over = graph.add("Mod", graph.size(frames, 1), stride)
-    missing = graph.add("Mod", graph.add("Sub", stride, over), stride)
-    missing = graph.add("Unsqueeze", missing, graph.constant([0]))
-    pads = graph.add("Concat", graph.constant([0] * 4), missing, graph.constant([0]), axis=0)
-    shape = graph.constant([0, -1, stack.dims])
-    stacked = graph.add("Reshape", graph.add("Pad", frames, pads), shape)
-    return stacked, graph.ceil_divide(lengths, stack.stride)
-
-
-def _convolve(graph: Graph, front_end: Convolutions, frames: str, lengths: str) -> tuple[str, str]:
-    maps = graph.add("Unsqueeze", frames, graph.constant([1]))
-    layers = zip((front_end.first, front_end.second), front_end.strides, strict=True)
-    for convolution, stride in layers:
-        maps = graph.mask(maps, lengths, [1, 3], 2)
-        weight, bias = graph.constant(convolution.weight), _constant(graph, convolution.bias)
-        maps = graph.add("Conv", maps, weight, bias, strides=[stride, 2], pads=[1, 1, 1, 1])
-        maps = graph.add("Relu", maps)
-        lengths = graph.ceil_divide(lengths, stride)
-    frames = graph.add("Transpose", maps, perm=[0, 2, 1, 3])
-    frames = graph.add("Reshape", frames, graph.constant([0, 0, front_end.dims]))
-    return _norm(graph, front_end.norm, frames), lengths
-
-
-def _constant(graph: Graph, tensor: Tensor | None) -> str:
-    return graph.constant(cast(Tensor, tensor))
-
-
-def _norm(graph: Graph, norm: nn.LayerNorm | None, frames: str) -> str:
-    if norm is None:
-        return frames
-    scale, bias = graph.constant(norm.weight), _constant(graph, norm.bias)
-    return graph.add("LayerNormalization", frames, scale, bias, axis=-1, epsilon=norm.eps)
-
-
-def _linear(graph: Graph, linear: nn.Linear, values: str) -> str:
-    values = graph.add("MatMul", values, graph.constant(linear.weight.T))
-    if linear.bias is None:
-        return values
-    return graph.add("Add", values, graph.constant(linear.bias))
-
-
-def _recurrent(graph: Graph, network: SpeechNetwork, inputs: str, lengths: str) -> str:
-    """Return the states (batch, frames, dims); between the layers time is the first axis."""
-    sizes = graph.add("Cast", lengths, to=TensorProto.INT32)
-    states = graph.add("Transpose", inputs, perm=[1, 0, 2])
-    for layer in network.encoder.layers:
-        states = _layer(graph, cast(RecurrentLayer, layer), states, sizes)
-    return graph.add("Transpose", states, perm=[1, 0, 2])
-
-
-def _layer(graph: Graph, layer: RecurrentLayer, frames: str, sizes: str) -> str:
-    cells = [cell for cell in (layer.forward_cell, layer.backward_cell) if cell is not None]
-    operator, order, attributes = ONNX_CELLS[layer.forward_cell.mode]
-    weights = [
-        graph.constant(torch.stack([_gates(cell, name, order) for cell in cells]))
-        for name in ("weight_ih_l0", "weight_hh_l0")
-    ]
-    biases = [
-        torch.cat([_gates(cell, name, order) for name in ("bias_ih_l0", "bias_hh_l0")])
-        for cell in cells
-    ]
-    states = graph.add(
-        operator,
-        frames,
-        *weights,
-        graph.constant(torch.stack(biases)),
-        sizes,
-        hidden_size=cells[0].hidden_size,
-        direction="bidirectional" if len(cells) == 2 else "forward",
-        **attributes,
-    )
-    states = graph.add("Transpose", states, perm=[0, 2, 1, 3])
-    dims = cells[0].hidden_size * len(cells)
-    states = graph.add("Reshape", states, graph.constant([0, 0, dims]))
-    if layer.projection is not None:
-        states = _linear(graph, layer.projection, states)
-    if layer.residual:
-        states = graph.add("Add", states, frames)
-    return _norm(graph, layer.norm, states)
-
-
-def _gates(cell: nn.RNNBase, name: str, order: Sequence[int]) -> Tensor:
-    """Return a cell's parameter with its gates in ONNX's order."""
-    gates = getattr(cell, name).detach().chunk(len(order))
-    return torch.cat([gates[gate] for gate in order])
-
-
-def _head(
-    graph: Graph, network: SpeechNetwork, states: str, inputs: str, lengths: str
-) -> tuple[str, str]:
-    head = network.head
-    if isinstance(head, CTCHead):
-        return _output(graph, head.output, states, inputs), lengths
-    if head.pooling == "last":
-        position = graph.add("Sub", lengths, graph.constant(1))
-        inputs, last = _at(graph, inputs, position), _at(graph, states, position)
-        first = _at(graph, states, graph.add("Sub", lengths, lengths))
-        states = _halves(graph, last, first, head.forward_dims, network.encoder.dims)
-    else:
-        weights = _pooling(graph, network, states, lengths)
-        inputs, states = (graph.add("MatMul", weights, frames) for frames in (inputs, states))
-    one = graph.add("Div", lengths, lengths)
-    return _output(graph, head.output, states, inputs), one
-
-
-def _output(graph: Graph, output: Output, states: str, inputs: str) -> str:
-    scores = _linear(graph, output.state, states)
-    if output.input is not None:
-        scores = graph.add("Add", scores, _linear(graph, output.input, inputs))
-    return graph.add("LogSoftmax", scores, axis=-1)
-
-
-def _at(graph: Graph, frames: str, position: str) -> str:
-    """Return each utterance's frame (batch, 1, dims) at its own position (batch,)."""
-    index = graph.add("Unsqueeze", position, graph.constant([1]))
-    frame = graph.add("GatherND", frames, index, batch_dims=1)
-    return graph.add("Unsqueeze", frame, graph.constant([1]))
-
-
-def _halves(graph: Graph, last: str, first: str, middle: int, dims: int) -> str:
-    """Join the forward half of the last state with the backward half of the first."""
-    if middle == dims:
-        return last
-    axis = graph.constant([2])
-    forward = graph.add("Slice", last, graph.constant([0]), graph.constant([middle]), axis)
-    backward = graph.add("Slice", first, graph.constant([middle]), graph.constant([dims]), axis)
-    return graph.add("Concat", forward, backward, axis=2)
-
-
-def _pooling(graph: Graph, network: SpeechNetwork, states: str, lengths: str) -> str:
-    """Return pooling weights (batch, 1, frames), as `ClassifyHead.weights`."""
-    inside = graph.within(lengths, graph.size(states, 1))
-    if network.head.attention is not None:
-        scores = graph.add(
-            "Squeeze", _linear(graph, network.head.attention, states), graph.constant([2])
-        )
-        scores = graph.add("Where", inside, scores, graph.constant(-1e30))
-        weights = graph.add("Softmax", scores, axis=1)
-    else:
-        count = graph.add("Unsqueeze", graph.add("Cast", lengths, to=1), graph.constant([1]))
-        weights = graph.add("Div", graph.add("Cast", inside, to=1), count)
-    return graph.add("Unsqueeze", weights, graph.constant([1]))
-
-
-ONNX_CELLS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
-    "RNN_TANH": ("RNN", (0,), {}),
-    "GRU": ("GRU", (1, 0, 2), {"linear_before_reset": 1}),  # r z n -> z r n
-    "LSTM": ("LSTM", (0, 3, 1, 2), {}),  # i f g o -> i o f g
-}
-"""PyTorch's mode of a cell: ONNX operator, order of its gates, attributes."""
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from speechseq.alignment import frames_needed
 from speechseq.corpora import CORPORA
 from speechseq.decoding import DECODERS
 from speechseq.errors import DataError
 from speechseq.files import atomic_write
-from speechseq.manifest import Utterance, shared_audio, shared_speakers
+from speechseq.manifest import shared_audio
 from speechseq.metrics import accuracy, total_rate, word_errors
 from speechseq.recipe import Recipe
 from speechseq.splits import training_splits
@@ -37,28 +36,25 @@ from speechseq.training.checkpoint import Progress, load_newest, save_checkpoint
 from speechseq.training.data import (
     Batch,
     Example,
-    LogMels,
     TrainingData,
-    cached_log_mels,
     noise_log_mels,
     validation_batches,
 )
-from speechseq.training.encoder import SpeechNetwork, choose_device, load_network, parameters
+from speechseq.training.encoder import SpeechNetwork, choose_device, load_network
 from speechseq.training.export import export_run
+from speechseq.training.preflight import (
+    Split,
+    drop_infeasible,
+    fit_cmvn,
+    make_split,
+    preflight,
+    spells_joins,
+    vocabulary_of,
+)
 from speechseq.training.run_folder import METRICS, MODEL, WEIGHTS, begin_run, read_run
 
 Note = Callable[[str], None]
 Show = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split ready for the network: utterances, their log-mels, labels and references."""
-
-    utterances: Sequence[Utterance]
-    log_mels: LogMels
-    labels: Sequence[Sequence[int]]
-    references: Sequence[str]
 
 
 def train(
@@ -122,25 +118,25 @@ def prepare(
             f"data: train and validation share {len(shared)} clips, {min(shared)} first"
         )
     if not resume:
-        vocabulary = _vocabulary(recipe, utterances)
-    split = _split(recipe, vocabulary, utterances, recipe.augment.speeds, show)
-    split = _feasible(recipe, split, note)
+        vocabulary = vocabulary_of(recipe, utterances)
+    split = make_split(recipe, vocabulary, utterances, recipe.augment.speeds, show)
+    split = drop_infeasible(recipe, split, note)
     data = TrainingData(
         split.log_mels,
         split.labels,
         noise_log_mels(recipe, CORPORA[recipe.data.corpus]),
         recipe,
-        space=[vocabulary.tokens.index(" ")] if _spells_joins(recipe) else [],
+        space=[vocabulary.tokens.index(" ")] if spells_joins(recipe) else [],
     )
     network = SpeechNetwork(recipe, len(vocabulary)).to(where)
-    _fit_cmvn(network, split.log_mels)
+    fit_cmvn(network, split.log_mels)
     training = Training(
         recipe=recipe,
         run=run,
         device=where,
         vocabulary=vocabulary,
         data=data,
-        validation=_split(recipe, vocabulary, held, (1.0,), show),
+        validation=make_split(recipe, vocabulary, held, (1.0,), show),
         network=network,
         averaged=copy.deepcopy(network).eval(),
         optimiser=torch.optim.AdamW(
@@ -317,105 +313,6 @@ def loss_of(
         )
         true = total / label_lengths.sum()
     return (1 - smoothing) * true + smoothing * even
-
-
-def preflight(
-    training: Split, validation: Split, network: SpeechNetwork, steps: int
-) -> Iterator[str]:
-    """Say what is about to be trained on what."""
-    for name, split in (("train", training), ("validation", validation)):
-        hours = sum(u.duration for u in split.utterances) / 3600
-        speakers = len({u.speaker for u in split.utterances if u.speaker})
-        yield (
-            f"{name}: {len(split.utterances)} utterances, {hours:.2f} h, "
-            f"{speakers or 'unknown'} speakers"
-        )
-    both = len(shared_speakers(training.utterances, validation.utterances))
-    yield f"speakers in both: {both}; parameters: {parameters(network):,}; steps: {steps:,}"
-
-
-def _vocabulary(recipe: Recipe, utterances: Sequence[Utterance]) -> Vocabulary:
-    texts = [utterance.text for utterance in utterances]
-    if _spells_joins(recipe):
-        texts.append(" ".join(texts[:1] * 2))
-    return Vocabulary.from_texts(recipe.data.tokens, texts)
-
-
-def _spells_joins(recipe: Recipe) -> bool:
-    return recipe.augment.join > 1 and recipe.data.tokens == "characters"
-
-
-def _split(
-    recipe: Recipe,
-    vocabulary: Vocabulary,
-    utterances: Sequence[Utterance],
-    speeds: Sequence[float],
-    show: Show,
-) -> Split:
-    """Spell the texts (a text that cannot be spelt stops here, by name), then get the log-mels."""
-    labels = []
-    for utterance in utterances:
-        try:
-            labels.append(vocabulary.encode(utterance.text))
-        except DataError as error:
-            raise DataError(f"{utterance.audio_filepath}: {error}") from None
-    log_mels = cached_log_mels(
-        utterances,
-        recipe.features,
-        speeds,
-        ram_gigabytes=recipe.data.cache_ram_gigabytes,
-        progress=show,
-    )
-    references = [vocabulary.normalise(utterance.text) for utterance in utterances]
-    return Split(utterances, log_mels, labels, references)
-
-
-def _feasible(recipe: Recipe, split: Split, note: Note) -> Split:
-    """Drop, and name, utterances that CTC cannot learn: too few frames, or no text."""
-    if recipe.model.head != "ctc":
-        return split
-    frames = [recipe.model.output_frames(int(n)) for n in split.log_mels.lengths.min(axis=1)]
-    keep = [
-        number
-        for number, label in enumerate(split.labels)
-        if label and frames[number] >= frames_needed(label)
-    ]
-    for number in sorted(set(range(len(frames))) - set(keep)):
-        utterance, label = split.utterances[number], split.labels[number]
-        note(
-            f"dropped {utterance.audio_filepath}: {frames[number]} frames for "
-            f"{utterance.text!r}, which needs {frames_needed(label)}"
-            + ("" if label else " and holds no token")
-        )
-    if not keep:
-        raise DataError("training: no utterance has frames enough for its text; check the texts")
-    log_mels = LogMels(
-        split.log_mels.frames, split.log_mels.starts[keep], split.log_mels.lengths[keep]
-    )
-    return Split(
-        [split.utterances[n] for n in keep],
-        log_mels,
-        [split.labels[n] for n in keep],
-        [split.references[n] for n in keep],
-    )
-
-
-def _fit_cmvn(network: SpeechNetwork, log_mels: LogMels, clips: int = 4000) -> None:
-    """Set global CMVN from up to `clips` training clips, spread evenly over the set."""
-    if network.features.cmvn.kind != "global":
-        return
-    device = network.features.cmvn.mean.device
-    sums = torch.zeros(2, network.features.dims, dtype=torch.float64)
-    count = 0
-    for number in range(0, len(log_mels.lengths), max(len(log_mels.lengths) // clips, 1)):
-        clip = torch.from_numpy(np.array(log_mels.clip(number))).unsqueeze(0).to(device)
-        frames = network.features.raw(clip, torch.tensor([clip.shape[1]], device=device))
-        frames = frames[0].double().cpu()
-        sums += torch.stack([frames.sum(0), frames.square().sum(0)])
-        count += len(frames)
-    mean, square = sums / count
-    deviation = (square - mean.square()).clamp(min=0).sqrt()
-    network.features.cmvn.fit(mean.float().to(device), deviation.float().to(device))
 
 
 def _average(averaged: nn.Module, network: nn.Module, decay: float, step: int) -> None:

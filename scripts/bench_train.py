@@ -1,0 +1,305 @@
+"""Measure training: what it adds to the bare network, and how it does beside a plain script.
+
+    python scripts/bench_train.py [--recipe recipes/fsdd/digits.yaml] [--batches 0] [--threads 1]
+
+Three tables from one run: (1) an epoch of the real training against forward, loss and backward of
+the bare network on the same batches, made beforehand; (2) clips per second against a plain
+script of the kind most tutorials show (features clip by clip in a DataLoader, padded random
+batches, the built-in bidirectional cell on packed sequences) at the same sizes, without
+augmentation on either side; (3) log-mels in batches against librosa's. What is compared takes
+turns, batch by batch, so that whatever else the machine does falls on both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import itertools
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import librosa
+import numpy as np
+import torch
+import torchaudio
+from torch import Tensor, nn
+
+from speechseq.corpora import CORPORA
+from speechseq.errors import SpeechseqError
+from speechseq.manifest import Utterance, read_utterance
+from speechseq.recipe import AugmentSettings, Recipe, read_recipe
+from speechseq.recogniser import pad
+from speechseq.training.encoder import CELLS, FRONT_ENDS
+from speechseq.training.features import LogMel
+from speechseq.training.loop import Training, loss_of, prepare
+
+Item = tuple[Tensor, Tensor]
+"""One clip of the plain script: features (frames, mels) and token numbers."""
+
+EPOCH_AIM = 1.3
+"""Greatest ratio of an epoch to the bare network's forward and backward."""
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Return the seconds `work` takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def begin(recipe: Recipe, folder: str) -> Training:
+    """Return a training ready for its first step, its features cached."""
+
+    def show(what: str, done: int, of: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{what} {done}/{of}", end="\n" if done == of else "", file=sys.stderr)
+
+    run = Path(folder, recipe.name)
+    return prepare(recipe, run, device="cpu", resume=False, note=lambda line: None, show=show)
+
+
+def take(batches: Iterable[Any], count: int) -> Iterator[Any]:
+    """Yield the first `count` of `batches`; 0 is all."""
+    return itertools.islice(batches, count or None)
+
+
+# ---- an epoch against the bare network ----
+
+
+def bench_epoch(recipe: Recipe, folder: str, batches: int) -> None:
+    """Print an epoch's time beside the bare network's on the same batches."""
+    training = begin(recipe, folder)
+    network = copy.deepcopy(training.network).train()
+    ready = []
+    for batch in take(training.batches(), batches):
+        frames = network.features.finish(batch.log_mels, batch.lengths)
+        ready.append((frames, batch.lengths, batch.labels, batch.label_lengths))
+
+    def bare(number: int) -> None:
+        frames, lengths, labels, label_lengths = ready[number]
+        network.zero_grad(set_to_none=True)
+        outcome = network.from_features(frames, lengths)
+        loss = loss_of(*outcome, labels, label_lengths, recipe.training.label_smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    real = training.batches()
+    bare(0)
+    ours = theirs = 0.0
+    for number in range(len(ready)):
+        ours += timed(lambda: training.step(next(real)))
+        theirs += timed(lambda number=number: bare(number))  # type: ignore[misc]
+    whole = len(ready) == len(training.plan)
+    validation = timed(training.end_epoch) + timed(training.checkpoint)
+    name = "an epoch" if whole else f"{len(ready)} of {len(training.plan)} batches"
+    print(f"{recipe.name}: {name} of {recipe.training.batch}")
+    print(f"  training (batches, augmentation, steps, average) {ours:8.2f} s")
+    print(f"  bare network, forward, loss and backward         {theirs:8.2f} s")
+    print(f"  ratio                                            {ours / theirs:8.3f}", end="   ")
+    print(f"(aim: at most {EPOCH_AIM})")
+    print(f"  validation and checkpoint after it               {validation:8.2f} s")
+
+
+# ---- against a plain script ----
+
+
+class PlainClips(torch.utils.data.Dataset[Item]):
+    """Reads a clip and computes its log-mels whenever it is asked for."""
+
+    def __init__(self, utterances: list[Utterance], labels: list[Tensor], recipe: Recipe):
+        settings = recipe.features
+        self.utterances, self.labels, self.settings = utterances, labels, settings
+        self.mel = torchaudio.transforms.MelSpectrogram(
+            sample_rate=settings.rate,
+            n_fft=settings.transform_samples,
+            win_length=settings.window_samples,
+            hop_length=settings.hop_samples,
+            f_min=settings.low_hz,
+            f_max=settings.top_hz,
+            n_mels=settings.mels,
+        )
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, number: int) -> Item:
+        samples = torch.from_numpy(read_utterance(self.utterances[number], self.settings.rate))
+        edge = self.settings.edge_samples
+        power = self.mel(nn.functional.pad(samples, (edge, edge)))
+        frames = (power + self.settings.floor).log().T
+        return (frames - frames.mean(0)) / (frames.std(0) + 1e-5), self.labels[number]
+
+
+def plain_collate(items: list[Item]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Pad clips to the longest: frames, lengths, labels one after the other, their lengths."""
+    frames, labels = zip(*items, strict=True)
+    return (
+        nn.utils.rnn.pad_sequence(list(frames), batch_first=True),
+        torch.tensor([len(clip) for clip in frames]),
+        torch.cat(labels),
+        torch.tensor([len(label) for label in labels]),
+    )
+
+
+class PlainNetwork(nn.Module):
+    """The recipe's front end and sizes, with the built-in cell on packed sequences."""
+
+    def __init__(self, recipe: Recipe, tokens: int):
+        super().__init__()
+        model = recipe.model
+        self.front_end = FRONT_ENDS[model.front_end](recipe.features.mels, model)
+        self.cell = CELLS[model.cell](
+            self.front_end.dims,
+            model.hidden,
+            model.layers,
+            batch_first=True,
+            bidirectional=model.bidirectional,
+            dropout=model.dropout if model.layers > 1 else 0.0,
+        )
+        self.output = nn.Linear(model.hidden * (2 if model.bidirectional else 1), tokens)
+        self.classify = model.head == "classify"
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        frames, lengths = self.front_end(frames, lengths)
+        packed = nn.utils.rnn.pack_padded_sequence(
+            frames, lengths, batch_first=True, enforce_sorted=False
+        )
+        states, _ = nn.utils.rnn.pad_packed_sequence(self.cell(packed)[0], batch_first=True)
+        if self.classify:
+            states = states.sum(1, keepdim=True) / lengths.view(-1, 1, 1)
+            lengths = torch.ones_like(lengths)
+        return self.output(states).log_softmax(dim=-1), lengths
+
+
+def plain_steps(training: Training) -> Iterator[int]:
+    """Train the plain script; yield the clips of each step when it is done."""
+    recipe = training.recipe
+    utterances, tokens = _clips(training)
+    loader = torch.utils.data.DataLoader(
+        PlainClips(utterances, tokens, recipe),
+        recipe.training.batch,
+        shuffle=True,
+        collate_fn=plain_collate,
+    )
+    network = PlainNetwork(recipe, len(training.vocabulary))
+    optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.training.learning_rate)
+    while True:
+        for frames, lengths, labels, label_lengths in loader:
+            loss = loss_of(*network(frames, lengths), labels, label_lengths, 0.0)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), recipe.training.clip_norm)
+            optimiser.step()
+            yield len(lengths)
+
+
+def _clips(training: Training) -> tuple[list[Utterance], list[Tensor]]:
+    """List the training's clips with their token numbers."""
+    data = training.recipe.data
+    held = {utterance.key for utterance in training.validation.utterances}
+    found = CORPORA[data.corpus].utterances(data.train_split, root=data.root)
+    clips = [utterance for utterance in found if utterance.key not in held]
+    labels = [torch.tensor(training.vocabulary.encode(clip.text)) for clip in clips]
+    return clips, labels
+
+
+def bench_plain(recipe: Recipe, folder: str, batches: int) -> None:
+    """Print clips per second of the real training and of the plain script."""
+    plain = dataclasses.replace(recipe, name=f"{recipe.name}-plain", augment=AugmentSettings())
+    training = begin(plain, folder)
+    steps = plain_steps(training)
+    next(steps)
+    real, clips = training.batches(), [0, 0]
+    ours = theirs = 0.0
+
+    def step() -> None:
+        batch = next(real)
+        training.step(batch)
+        clips[0] += len(batch.lengths)
+
+    def plain_step() -> None:
+        clips[1] += next(steps)
+
+    for _ in range(min(batches or len(training.data.epoch(0)), len(training.data.epoch(0)))):
+        ours += timed(step)
+        theirs += timed(plain_step)
+    rates = clips[0] / ours, clips[1] / theirs
+    print(f"without augmentation, batches of {recipe.training.batch}")
+    print(f"  training                                         {rates[0]:8.0f} clips/s")
+    print(f"  plain script                                     {rates[1]:8.0f} clips/s")
+    print(f"  ratio                                            {rates[0] / rates[1]:8.2f}")
+
+
+# ---- log-mels ----
+
+
+def librosa_log_mel(samples: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """Return librosa's log-mels (frames, mels) of one clip (samples,)."""
+    settings = recipe.features
+    power = librosa.feature.melspectrogram(
+        y=np.pad(samples, settings.edge_samples),
+        sr=settings.rate,
+        n_fft=settings.transform_samples,
+        hop_length=settings.hop_samples,
+        win_length=settings.window_samples,
+        fmin=settings.low_hz,
+        fmax=settings.top_hz,
+        n_mels=settings.mels,
+        htk=settings.mel_scale == "htk",
+        norm="slaney" if settings.mel_scale == "slaney" else None,
+        pad_mode="constant",
+    )
+    return np.log(power.T + settings.floor)
+
+
+def bench_log_mels(recipe: Recipe, count: int = 640, size: int = 64) -> None:
+    """Print clips per second of LogMel in batches of `size` and of librosa, clip by clip."""
+    data = recipe.data
+    found = CORPORA[data.corpus].utterances(data.train_split, root=data.root)
+    chosen = found[:: max(len(found) // count, 1)][:count]
+    clips = [read_utterance(utterance, recipe.features.rate) for utterance in chosen]
+    log_mel = LogMel(recipe.features)
+    groups = [clips[at : at + size] for at in range(0, len(clips), size)]
+
+    def batched(group: list[np.ndarray]) -> Tensor:
+        with torch.inference_mode():
+            return log_mel(*map(torch.from_numpy, pad(group)))[0]
+
+    first = librosa_log_mel(clips[0], recipe)
+    apart = float(np.abs(batched(clips[:1])[0].numpy() - first).max())
+    ours = theirs = 0.0
+    for group in groups:
+        ours += timed(lambda group=group: batched(group))  # type: ignore[misc]
+        theirs += timed(lambda group=group: [librosa_log_mel(c, recipe) for c in group])  # type: ignore[misc]
+    print(f"log-mels of {len(clips)} clips, the first one's at most {apart:.1e} apart")
+    print(f"  LogMel, batches of {size}                            {len(clips) / ours:8.0f} clips/s")
+    print(f"  librosa, one by one                              {len(clips) / theirs:8.0f} clips/s")
+    print(f"  ratio                                            {theirs / ours:8.1f}")
+
+
+def main() -> None:
+    """Run the three comparisons on a recipe."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/fsdd/digits.yaml"))
+    parser.add_argument("--batches", type=int, default=0, help="of each; 0 is an epoch")
+    parser.add_argument("--threads", type=int, default=1, help="PyTorch's (default: 1)")
+    arguments = parser.parse_args()
+    if arguments.batches < 0 or arguments.threads < 1:
+        parser.error("--batches: 0 or more, --threads: 1 or more goes here")
+    torch.set_num_threads(arguments.threads)
+    try:
+        recipe = read_recipe(arguments.recipe)
+        with tempfile.TemporaryDirectory() as folder:
+            bench_epoch(recipe, folder, arguments.batches)
+            bench_plain(recipe, folder, arguments.batches)
+        bench_log_mels(recipe)
+    except SpeechseqError as error:
+        sys.exit(f"bench_train: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The command line: what the user typed is checked first, then what is heavy is imported.
+
+The only room that prints or exits. Results go to stdout, progress and notes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from speechseq import __version__
+from speechseq.cli import data, evaluate, export, models, train, transcribe
+from speechseq.cli.terminal import note
+from speechseq.errors import SpeechseqError, UsageError
+
+INTERRUPTED = 130
+
+
+COMMANDS: dict[str, ModuleType] = {
+    "transcribe": transcribe,
+    "train": train,
+    "evaluate": evaluate,
+    "export": export,
+    "data": data,
+    "models": models,
+}
+"""Commands by name: modules with HELP, add_arguments(parser) and run(arguments)."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with its usage errors in one line."""
+
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of every command in `COMMANDS`."""
+    parser = _Parser(
+        prog="speechseq", description="Train, measure and ship a small speech recogniser."
+    )
+    parser.add_argument("--version", action="version", version=f"speechseq {__version__}")
+    common = _Parser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=_Parser
+    )
+    for name, command in COMMANDS.items():
+        command.add_arguments(
+            commands.add_parser(name, help=command.HELP, description=command.HELP, parents=[common])
+        )
+    return parser
+
+
+def _take_left_over(parsed: argparse.Namespace, left: Sequence[str]) -> None:
+    """Let overrides stand behind flags, too; argparse leaves those over."""
+    if any(word.startswith("-") for word in left) or (left and "words" not in parsed):
+        raise UsageError(f"unknown argument {left[0]}; see speechseq {parsed.command} --help")
+    if left:
+        parsed.words += left
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        parsed, left = build_parser().parse_known_args(typed)
+        _take_left_over(parsed, left)
+        COMMANDS[parsed.command].run(parsed)
+    except SystemExit as error:  # argparse, after --help and --version
+        return int(error.code or 0)
+    except KeyboardInterrupt:
+        note("speechseq: interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if "--debug" in typed:
+            raise
+        if isinstance(error, SpeechseqError):
+            note(f"speechseq: {error}")
+            return error.exit_code
+        note(f"speechseq: {type(error).__name__}: {error}; run with --debug and report it")
+        return 1
+    return 0
+
+
+def run() -> None:
+    """Run the command that was typed and exit."""
+    sys.exit(main())

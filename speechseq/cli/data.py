@@ -1,0 +1,152 @@
+"""speechseq data: list, download, prepare and count corpora."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechseq.cli.terminal import Bar
+from speechseq.errors import SpeechseqError, UsageError, choose
+
+if TYPE_CHECKING:
+    from speechseq.manifest import Utterance
+
+HELP = "list, download, prepare and count corpora"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("list", help="the corpora, their splits and where they are")
+    for name, text in (
+        ("download", "fetch a public corpus"),
+        ("prepare", "write one manifest a split"),
+        ("stats", "count what a corpus or a manifest holds"),
+    ):
+        action = actions.add_parser(name, help=text)
+        action.add_argument(
+            "corpus", help="a corpus of 'data list'" + " or a manifest" * (name == "stats")
+        )
+        if name == "download":
+            action.add_argument(
+                "--root", type=Path, help="folder of corpora (default: data/corpora)"
+            )
+            continue
+        action.add_argument("--root", default="", help="place of the corpus")
+        action.add_argument("--words", default="", help="speech_commands: words, comma between")
+        action.add_argument("--unknown", action="store_true", help="other words as _unknown_")
+        action.add_argument(
+            "--silence", action="store_true", help="stretches of noise as _silence_"
+        )
+        action.add_argument("--held-out-speaker", default="", help="fsdd: test on this one")
+        if name == "prepare":
+            action.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    ACTIONS[arguments.action](arguments)
+
+
+def _list(_: argparse.Namespace) -> None:
+    from speechseq.corpora import CORPORA
+
+    for name, corpus in CORPORA.items():
+        splits = " ".join(corpus.splits) or "your own"
+        place = ""
+        if corpus.folder:
+            try:
+                place = str(corpus.locate())
+            except SpeechseqError:
+                place = "not here"
+        print(f"{name}\t{corpus.title}\t{splits}\t{corpus.licence}\t{place}")
+
+
+def _download(arguments: argparse.Namespace) -> None:
+    from speechseq.corpora import CORPORA
+    from speechseq.files import fetch
+    from speechseq.manifest import DEFAULT_CORPORA
+
+    corpus = choose(CORPORA, arguments.corpus, "corpus")
+    if not corpus.archives:
+        raise UsageError(f"{corpus.name}: is your own data; there is nothing to download")
+    bar = Bar()
+    parent = arguments.root or DEFAULT_CORPORA
+    place = fetch(
+        corpus.archives,
+        parent,
+        corpus.folder,
+        progress=lambda done, total: bar(f"{corpus.name} MB", done >> 20, total >> 20),
+    )
+    print(place)
+
+
+def _read_corpus(arguments: argparse.Namespace) -> list[Utterance]:
+    from speechseq.corpora import CORPORA
+    from speechseq.recipe import DataSettings
+    from speechseq.splits import corpus_options
+
+    corpus = choose(CORPORA, arguments.corpus, "corpus")
+    settings = DataSettings(
+        words=tuple(filter(None, arguments.words.split(","))),
+        unknown=arguments.unknown,
+        silence=arguments.silence,
+        held_out_speaker=arguments.held_out_speaker,
+    )
+    return corpus.read(corpus.locate(arguments.root), **corpus_options(corpus, settings))
+
+
+def _by_split(utterances: Sequence[Utterance]) -> dict[str, list[Utterance]]:
+    splits: dict[str, list[Utterance]] = {}
+    for utterance in utterances:
+        splits.setdefault(utterance.split or "all", []).append(utterance)
+    return splits
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from speechseq.manifest import write_manifest
+
+    for split, utterances in _by_split(_read_corpus(arguments)).items():
+        path = arguments.output / f"{split}.jsonl"
+        if path.exists():
+            raise UsageError(f"{path}: is there already; name another folder with -o")
+        absolute = [
+            dataclasses.replace(
+                u, audio_filepath=u.audio_filepath and os.path.abspath(u.audio_filepath)
+            )
+            for u in utterances
+        ]
+        write_manifest(path, absolute)
+        print(f"{path}\t{len(utterances)}")
+
+
+def _stats(arguments: argparse.Namespace) -> None:
+    from speechseq.manifest import read_manifest, shared_audio, shared_speakers, statistics
+
+    own = Path(arguments.corpus)
+    splits = _by_split(read_manifest(own) if own.is_file() else _read_corpus(arguments))
+    for split, utterances in splits.items():
+        found = statistics(utterances)
+        texts = ", ".join(f"{text} {count}" for text, count in found.texts[:8])
+        more = ", …" if len(found.texts) > 8 else ""
+        print(
+            f"{split}: {found.utterances} utterances, {found.hours:.2f} h, "
+            f"{found.speakers or 'unknown'} speakers, {found.shortest:.2f}–{found.longest:.2f} s, "
+            f"{found.words} words, {len(found.texts)} texts ({texts}{more})"
+        )
+    names = list(splits)
+    for number, one in enumerate(names):
+        for other in names[number + 1 :]:
+            speakers = len(shared_speakers(splits[one], splits[other]))
+            clips = len(shared_audio(splits[one], splits[other]))
+            print(f"{one} and {other} share {speakers} speakers and {clips} stretches of audio")
+
+
+ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "list": _list,
+    "download": _download,
+    "prepare": _prepare,
+    "stats": _stats,
+}

@@ -1,0 +1,74 @@
+"""What the commands share: notes, a progress bar, opening a model on a device."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechseq.errors import SpeechseqError, UsageError
+
+if TYPE_CHECKING:
+    from speechseq.recogniser import Recogniser
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def note(text: str) -> None:
+    """Print a note to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Bar:
+    """A progress line on stderr, drawn only on a terminal, at most ten times a second."""
+
+    def __init__(self) -> None:
+        self._shown = 0.0
+        self._terminal = sys.stderr.isatty()
+
+    def __call__(self, what: str, done: int, of: int) -> None:
+        now = time.monotonic()
+        if self._terminal and (now - self._shown > 0.1 or done == of):
+            self._shown = now
+            filled = 30 * done // max(of, 1)
+            bar = "█" * filled + "░" * (30 - filled)
+            end = "\n" if done == of else ""
+            print(f"\r\x1b[K{what} {bar} {done}/{of}", end=end, file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        """Print a note without leaving half a bar before it."""
+        if self._terminal:
+            print("\r\x1b[K", end="", file=sys.stderr)
+        note(text)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", choices=DEVICES, help="default: auto")
+
+
+def open_recogniser(model: str | None, device: str) -> Recogniser:
+    """Open a model on a device: with onnxruntime, or a run folder with PyTorch."""
+    from speechseq.model_file import DEFAULT_MODEL, find_model, provider
+    from speechseq.recogniser import load
+
+    name = model or DEFAULT_MODEL
+    try:
+        provider(device)
+    except SpeechseqError as error:
+        if not Path(name, "weights.safetensors").is_file():
+            find_model(name)
+            raise UsageError(f"{error}, or give a run folder, which PyTorch can run") from None
+        need_training()
+        from speechseq.training.run_folder import load_run
+
+        return load_run(Path(name), device)
+    return load(name, device=device)
+
+
+def need_training() -> None:
+    missing = [name for name in ("torch", "torchaudio", "onnx") if find_spec(name) is None]
+    if missing:
+        raise SpeechseqError(f"{missing[0]}: not installed; pip install 'speechseq[train]'")

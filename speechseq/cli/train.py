@@ -1,0 +1,42 @@
+"""speechseq train: a recipe to a model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from speechseq.cli.terminal import Bar, add_device, need_training
+from speechseq.errors import UsageError
+
+HELP = "a recipe to a model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words", nargs="*", metavar="RECIPE.yaml [key=value …]", help="e.g. training.epochs=5"
+    )
+    parser.add_argument("-o", "--output", type=Path, help="run folder (default: runs/NAME)")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a stopped run")
+    add_device(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from speechseq.recipe import Recipe, read_recipe
+
+    if bool(arguments.words) == bool(arguments.resume):
+        raise UsageError("train: give a recipe, or --resume RUN, and not both; see train --help")
+    recipe = Recipe() if arguments.resume else read_recipe(arguments.words[0], arguments.words[1:])
+    run = arguments.resume or arguments.output or Path("runs") / recipe.name
+    need_training()
+    from speechseq.training.loop import train
+
+    bar = Bar()
+    model = train(
+        recipe,
+        run,
+        device=arguments.device,
+        resume=arguments.resume is not None,
+        note=bar.note,
+        show=bar,
+    )
+    print(model)

@@ -1,0 +1,126 @@
+"""Before training: splits made ready, what cannot be learnt named, and what is ahead said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from speechseq.alignment import frames_needed
+from speechseq.errors import DataError
+from speechseq.manifest import Utterance, shared_speakers
+from speechseq.recipe import Recipe
+from speechseq.tokens import Vocabulary
+from speechseq.training.data import LogMels, Progress, cached_log_mels
+from speechseq.training.encoder import SpeechNetwork, parameters
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split ready for the network: utterances, their log-mels, labels and references."""
+
+    utterances: Sequence[Utterance]
+    log_mels: LogMels
+    labels: Sequence[Sequence[int]]
+    references: Sequence[str]
+
+
+def preflight(
+    training: Split, validation: Split, network: SpeechNetwork, steps: int
+) -> Iterator[str]:
+    """Say what is about to be trained on what."""
+    for name, split in (("train", training), ("validation", validation)):
+        hours = sum(u.duration for u in split.utterances) / 3600
+        speakers = len({u.speaker for u in split.utterances if u.speaker})
+        yield (
+            f"{name}: {len(split.utterances)} utterances, {hours:.2f} h, "
+            f"{speakers or 'unknown'} speakers"
+        )
+    both = len(shared_speakers(training.utterances, validation.utterances))
+    yield f"speakers in both: {both}; parameters: {parameters(network):,}; steps: {steps:,}"
+
+
+def vocabulary_of(recipe: Recipe, utterances: Sequence[Utterance]) -> Vocabulary:
+    texts = [utterance.text for utterance in utterances]
+    if spells_joins(recipe):
+        texts.append(" ".join(texts[:1] * 2))
+    return Vocabulary.from_texts(recipe.data.tokens, texts)
+
+
+def spells_joins(recipe: Recipe) -> bool:
+    return recipe.augment.join > 1 and recipe.data.tokens == "characters"
+
+
+def make_split(
+    recipe: Recipe,
+    vocabulary: Vocabulary,
+    utterances: Sequence[Utterance],
+    speeds: Sequence[float],
+    show: Progress,
+) -> Split:
+    """Spell the texts (a text that cannot be spelt stops here, by name), then get the log-mels."""
+    labels = []
+    for utterance in utterances:
+        try:
+            labels.append(vocabulary.encode(utterance.text))
+        except DataError as error:
+            raise DataError(f"{utterance.audio_filepath}: {error}") from None
+    log_mels = cached_log_mels(
+        utterances,
+        recipe.features,
+        speeds,
+        ram_gigabytes=recipe.data.cache_ram_gigabytes,
+        progress=show,
+    )
+    references = [vocabulary.normalise(utterance.text) for utterance in utterances]
+    return Split(utterances, log_mels, labels, references)
+
+
+def drop_infeasible(recipe: Recipe, split: Split, note: Callable[[str], None]) -> Split:
+    """Drop, and name, utterances that CTC cannot learn: too few frames, or no text."""
+    if recipe.model.head != "ctc":
+        return split
+    frames = [recipe.model.output_frames(int(n)) for n in split.log_mels.lengths.min(axis=1)]
+    keep = [
+        number
+        for number, label in enumerate(split.labels)
+        if label and frames[number] >= frames_needed(label)
+    ]
+    for number in sorted(set(range(len(frames))) - set(keep)):
+        utterance, label = split.utterances[number], split.labels[number]
+        note(
+            f"dropped {utterance.audio_filepath}: {frames[number]} frames for "
+            f"{utterance.text!r}, which needs {frames_needed(label)}"
+            + ("" if label else " and holds no token")
+        )
+    if not keep:
+        raise DataError("training: no utterance has frames enough for its text; check the texts")
+    log_mels = LogMels(
+        split.log_mels.frames, split.log_mels.starts[keep], split.log_mels.lengths[keep]
+    )
+    return Split(
+        [split.utterances[n] for n in keep],
+        log_mels,
+        [split.labels[n] for n in keep],
+        [split.references[n] for n in keep],
+    )
+
+
+def fit_cmvn(network: SpeechNetwork, log_mels: LogMels, clips: int = 4000) -> None:
+    """Set global CMVN from up to `clips` training clips, spread evenly over the set."""
+    if network.features.cmvn.kind != "global":
+        return
+    device = network.features.cmvn.mean.device
+    sums = torch.zeros(2, network.features.dims, dtype=torch.float64)
+    count = 0
+    for number in range(0, len(log_mels.lengths), max(len(log_mels.lengths) // clips, 1)):
+        clip = torch.from_numpy(np.array(log_mels.clip(number))).unsqueeze(0).to(device)
+        frames = network.features.raw(clip, torch.tensor([clip.shape[1]], device=device))
+        frames = frames[0].double().cpu()
+        sums += torch.stack([frames.sum(0), frames.square().sum(0)])
+        count += len(frames)
+    mean, square = sums / count
+    deviation = (square - mean.square()).clamp(min=0).sqrt()
+    network.features.cmvn.fit(mean.float().to(device), deviation.float().to(device))

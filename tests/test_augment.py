@@ -1,0 +1,249 @@
+"""Augmentation: what each does to a sound, measured, and what it leaves alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from conftest import tone
+from hypothesis import given
+from hypothesis import strategies as st
+
+from speechseq.recipe import AugmentSettings, FeatureSettings
+from speechseq.training.augment import (
+    LOG_PER_DECIBEL,
+    augment,
+    change_speed,
+    coloured_noise,
+    join,
+    mix_noise,
+    shift,
+    spec_augment,
+)
+from speechseq.training.features import LogMel
+
+FEATURES = FeatureSettings(rate=8000, mels=20, low_hz=60.0)
+FLOOR = np.log(FEATURES.floor)
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def log_mels(samples: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        frames, _ = LogMel(FEATURES)(
+            torch.from_numpy(samples.astype(np.float32))[None], torch.tensor([len(samples)])
+        )
+    return frames[0].numpy()
+
+
+@pytest.mark.parametrize("factor", [0.8, 0.93, 1.25])
+def test_speed_changes_length_and_pitch(factor: float) -> None:
+    played = change_speed(tone(1000.0, 1.0), 8000, factor)
+    assert len(played) == pytest.approx(8000 / factor, abs=1)
+    assert played.dtype == np.float32
+    peak = np.abs(np.fft.rfft(played)).argmax() * 8000 / len(played)
+    assert peak == pytest.approx(1000.0 * factor, abs=3)
+
+
+def test_speed_one_changes_nothing() -> None:
+    samples = tone(440.0, 0.3)
+    np.testing.assert_array_equal(change_speed(samples, 8000, 1.0), samples)
+
+
+@pytest.mark.parametrize("tilt", [0.0, -1.0, -2.0])
+def test_noise_has_its_tilt_and_its_level(tilt: float) -> None:
+    noise = coloured_noise(2**17, tilt, rng())
+    assert noise.std() == pytest.approx(0.1, rel=1e-3)
+    power = np.abs(np.fft.rfft(noise.astype(np.float64))) ** 2
+    octaves = [power[2**n : 2 ** (n + 1)].mean() for n in range(6, 16)]
+    slope = np.polyfit(np.arange(len(octaves)), np.log2(octaves), 1)[0]
+    assert slope == pytest.approx(tilt, abs=0.1)
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.data())
+def test_joining_keeps_every_frame_and_adds_the_gaps(sizes: list[int], data: st.DataObject) -> None:
+    gaps = [data.draw(st.integers(0, 9)) for _ in sizes[1:]]
+    pieces = [np.full((size, 2), float(n), np.float32) for n, size in enumerate(sizes)]
+    joined = join(pieces, FEATURES, gaps)
+    assert joined.dtype == np.float32
+    assert len(joined) == sum(sizes) + sum(gaps)
+    for number, size in enumerate(sizes):
+        assert (joined == number).all(axis=1).sum() == size
+    assert np.isclose(joined, FLOOR).all(axis=1).sum() == sum(gaps)
+
+
+def test_joining_keeps_the_silence_at_the_edges_only_at_the_ends() -> None:
+    settings = dataclasses.replace(FEATURES, edge_seconds=0.03)
+    pieces = [np.arange(10.0, dtype=np.float32)[:, None] + 100 * n for n in (1, 2, 3)]
+    joined = join(pieces, settings, [0, 1])[:, 0]
+    expected = [*range(100, 107), *range(203, 207), FLOOR, *range(303, 310)]
+    np.testing.assert_allclose(joined, expected, rtol=1e-6)
+
+
+@given(st.integers(1, 12), st.integers(-15, 15))
+def test_shifting_moves_and_fills(size: int, frames: int) -> None:
+    clip = np.arange(size, dtype=np.float32)[:, None]
+    expected = [n - frames if 0 <= n - frames < size else FLOOR for n in range(size)]
+    np.testing.assert_allclose(shift(clip, frames, FEATURES.floor)[:, 0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("asked", [0.0, 5.0, 15.0])
+def test_mixing_log_mels_is_mixing_sounds(asked: float) -> None:
+    """Against waveforms mixed at the same ratio of mean power under the loud half."""
+    speech = np.concatenate([coloured_noise(8000, -1.0, rng(1)), np.zeros(4000)])
+    noise = coloured_noise(12000, 0.0, rng(2))
+    one, other = log_mels(speech), log_mels(noise)
+    mixed = mix_noise(one, other, asked, rng(3))
+    level = _loud_decibels(one) - _loud_decibels(other) - asked
+    sounds = log_mels(speech + noise * 10 ** (level / 20))
+    assert abs((mixed - sounds).mean()) < 0.05
+    assert np.abs(mixed - sounds).mean() < 0.4
+    assert (mixed >= one - 1e-6).all(), "adding power never lowers a band"
+
+
+def _loud_decibels(clip: np.ndarray) -> float:
+    energies = np.sort(np.exp(clip).mean(axis=1))
+    return 10 * float(np.log10(energies[len(energies) // 2 :].mean()))
+
+
+@given(st.floats(-10, 30), st.integers(1, 60), st.integers(1, 60))
+def test_noise_is_as_far_below_as_asked(ratio: float, size: int, noise_size: int) -> None:
+    clip = rng(size).uniform(-4, 2, (size, 6))
+    mixed = mix_noise(clip, rng(noise_size).uniform(-9, -5, (noise_size, 6)), ratio, rng())
+    added = np.log(np.exp(mixed) - np.exp(clip))
+    assert _loud_decibels(clip) - _loud_decibels(added) == pytest.approx(ratio, abs=0.01)
+
+
+SETTINGS = {
+    "nothing": AugmentSettings(),
+    "shift": AugmentSettings(shift_seconds=0.1),
+    "gain": AugmentSettings(gain_db=6.0),
+    "noise": AugmentSettings(noise_probability=1.0),
+    "all": AugmentSettings(shift_seconds=0.1, gain_db=6.0, noise_probability=0.5),
+}
+CLIP = rng(5).uniform(-8, 2, (40, 20)).astype(np.float32)
+NOISES = [rng(6).uniform(-8, 2, (30, 20)).astype(np.float32)]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_augmentation_follows_from_its_generator_alone(name: str) -> None:
+    before = CLIP.copy()
+    one, again = (augment(CLIP, FEATURES, SETTINGS[name], NOISES, rng(1)) for _ in range(2))
+    np.testing.assert_array_equal(one, again)
+    np.testing.assert_array_equal(CLIP, before, "its input stays as it is")
+    assert one.shape == CLIP.shape
+    other = augment(CLIP, FEATURES, SETTINGS[name], NOISES, rng(2))
+    assert np.array_equal(one, other) == (name == "nothing")
+    assert np.array_equal(one, CLIP) == (name == "nothing")
+
+
+@given(st.integers(0, 1000))
+def test_gain_stays_in_its_bounds_and_above_the_floor(seed: int) -> None:
+    louder = augment(CLIP, FEATURES, SETTINGS["gain"], [], rng(seed))
+    change = (louder - CLIP)[CLIP > FLOOR + 6 * LOG_PER_DECIBEL] / LOG_PER_DECIBEL
+    assert np.ptp(change) < 1e-3
+    assert abs(change[0]) <= 6.001
+    quiet = np.full((4, 20), FLOOR)
+    assert (augment(quiet, FEATURES, SETTINGS["gain"], [], rng(seed)) >= FLOOR).all()
+
+
+def test_gain_goes_both_ways() -> None:
+    changes = [
+        (augment(CLIP, FEATURES, SETTINGS["gain"], [], rng(seed)) - CLIP)[0, 0]
+        for seed in range(50)
+    ]
+    assert min(changes) < -4 * LOG_PER_DECIBEL
+    assert max(changes) > 4 * LOG_PER_DECIBEL
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_so_many_clips_get_noise(probability: float) -> None:
+    settings = AugmentSettings(noise_probability=probability)
+    noisy = sum(
+        not np.array_equal(augment(CLIP, FEATURES, settings, NOISES, rng(seed)), CLIP)
+        for seed in range(200)
+    )
+    assert noisy / 200 == pytest.approx(probability, abs=0.1)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_shortest_clips_survive(name: str, size: int) -> None:
+    for seed in range(10):
+        clip = augment(CLIP[:size], FEATURES, SETTINGS[name], NOISES, rng(seed))
+        assert clip.shape == (size, 20)
+        assert np.isfinite(clip).all()
+
+
+MASKS = AugmentSettings(frequency_masks=1, frequency_mask_width=5, time_masks=1)
+
+
+def masked(
+    settings: AugmentSettings, lengths: list[int], seed: int, mask_frames: int = 6
+) -> np.ndarray:
+    """Return where ones became zeros: (batch, frames, dims)."""
+    frames = torch.ones(len(lengths), max(lengths), 16)
+    found = spec_augment(
+        frames, torch.tensor(lengths), settings, mask_frames=mask_frames, rng=rng(seed)
+    )
+    assert found.shape == frames.shape
+    assert set(found.unique().tolist()) <= {0.0, 1.0}, "what is not masked stays as it is"
+    return found.numpy() == 0
+
+
+@given(st.integers(0, 5000), st.lists(st.integers(1, 40), min_size=1, max_size=4))
+def test_masks_are_stripes_within_their_limits(seed: int, lengths: list[int]) -> None:
+    for row, length in zip(masked(MASKS, lengths, seed), lengths, strict=True):
+        stripe = np.flatnonzero(row.all(axis=0))
+        band = np.flatnonzero(row.all(axis=1))
+        assert len(stripe) <= 5
+        assert len(band) <= min(6, length // 3)
+        for positions in (stripe, band):
+            assert not len(positions) or np.ptp(positions) == len(positions) - 1
+        assert not len(band) or band.max() < length, "a mask in the padding masks nothing"
+        rest = np.delete(np.delete(row, band, axis=0), stripe, axis=1)
+        assert not rest.any()
+
+
+@pytest.mark.parametrize(
+    ("widest", "axis", "most"),
+    [
+        (dataclasses.replace(MASKS, time_masks=0), 0, 5),
+        (dataclasses.replace(MASKS, frequency_masks=0), 1, 6),
+    ],
+)
+def test_masks_reach_their_widest(widest: AugmentSettings, axis: int, most: int) -> None:
+    widths = {int(masked(widest, [40], seed)[0].all(axis=axis).sum()) for seed in range(200)}
+    assert widths == set(range(most + 1))
+
+
+def test_one_time_mask_never_hides_over_a_third() -> None:
+    wide = dataclasses.replace(MASKS, frequency_masks=0)
+    for seed in range(100):
+        hidden = masked(wide, [30, 2], seed, mask_frames=500).all(axis=2).sum(axis=1)
+        assert hidden[0] <= 10
+        assert hidden[1] == 0
+
+
+def test_utterances_of_a_batch_get_their_own_masks() -> None:
+    rows = masked(MASKS, [40] * 8, 0)
+    assert len({row.tobytes() for row in rows}) > 1
+    np.testing.assert_array_equal(rows, masked(MASKS, [40] * 8, 0))
+    assert (rows != masked(MASKS, [40] * 8, 1)).any()
+
+
+def test_without_masks_nothing_is_hidden() -> None:
+    assert not masked(AugmentSettings(), [40, 7], 0).any()
+
+
+@pytest.mark.parametrize("tool", [shift, change_speed])
+def test_inputs_are_not_written_to(tool: Callable[..., np.ndarray]) -> None:
+    clip = CLIP.copy() if tool is shift else tone(300.0, 0.2)
+    clip.flags.writeable = False
+    extra = (3, 1e-6) if tool is shift else (8000, 0.9)
+    assert len(tool(clip, *extra))

@@ -1,0 +1,366 @@
+"""The training set: the cache is right or made again, and an epoch holds everything once."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import tone
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layouts import make_layout
+
+from speechseq.audio import write_wav
+from speechseq.corpora import CORPORA
+from speechseq.errors import AudioError, DataError
+from speechseq.manifest import Utterance, read_manifest
+from speechseq.recipe import FeatureSettings, Recipe, recipe_from_dict
+from speechseq.training import data as data_module
+from speechseq.training.augment import NOISE_TILTS
+from speechseq.training.data import (
+    CACHE_VARIABLE,
+    LogMels,
+    TrainingData,
+    cache_folder,
+    cached_log_mels,
+    collate,
+    noise_log_mels,
+    validation_batches,
+)
+
+FEATURES = FeatureSettings(rate=8000, mels=20, low_hz=60.0)
+
+
+def recipe(**sections: object) -> Recipe:
+    return recipe_from_dict({"features": {"rate": 8000, "mels": 4}, **sections}, "test")
+
+
+def log_mels(sizes: Sequence[int], speeds: int = 1) -> LogMels:
+    """Clips whose frames all hold 10 * number + speed."""
+    lengths = np.array([[size + speed for speed in range(speeds)] for size in sizes])
+    flat = lengths.ravel()
+    values = np.repeat(
+        [10 * number + speed for number in range(len(sizes)) for speed in range(speeds)], flat
+    )
+    frames = np.repeat(values[:, None], 4, axis=1).astype(np.float32)
+    return LogMels(frames, (np.cumsum(flat) - flat).reshape(lengths.shape), lengths)
+
+
+def training_data(sizes: Sequence[int], made: Recipe, **more: object) -> TrainingData:
+    speeds = len(made.augment.speeds)
+    labels = [[number + 1] for number in range(len(sizes))]
+    return TrainingData(log_mels(sizes, speeds), labels, [], made, **more)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(1, 50), min_size=1, max_size=60),
+    st.integers(1, 9),
+    st.integers(1, 4),
+    st.integers(0, 3),
+)
+def test_an_epoch_holds_every_utterance_once(
+    sizes: list[int], batch: int, joined: int, epoch: int
+) -> None:
+    made = recipe(training={"batch": batch}, augment={"join": joined, "speeds": [0.9, 1.0]})
+    plan = training_data(sizes, made).epoch(epoch)
+    examples = [example for chunk in plan for example in chunk]
+    assert sorted(n for example in examples for n, _ in example) == list(range(len(sizes)))
+    assert all(speed in (0, 1) for example in examples for _, speed in example)
+    assert max(map(len, examples)) <= joined
+    assert [len(chunk) == batch for chunk in plan].count(False) <= 1
+    assert max(map(len, plan)) <= batch
+
+
+def waste(plan: Sequence[Sequence[Sequence[tuple[int, int]]]], clips: LogMels) -> float:
+    """The share of a plan's frames that is padding."""
+    real = padded = 0
+    for chunk in plan:
+        sizes = [sum(int(clips.lengths[pair]) for pair in example) for example in chunk]
+        real, padded = real + sum(sizes), padded + max(sizes) * len(sizes)
+    return 1 - real / padded
+
+
+def test_batches_hold_clips_of_like_length() -> None:
+    made = recipe(training={"batch": 16})
+    sizes = np.random.default_rng(0).integers(20, 400, 320).tolist()
+    data = training_data(sizes, made)
+    order = np.random.default_rng(1).permutation(320).reshape(-1, 16)
+    random = waste([[[(int(n), 0)] for n in chunk] for chunk in order], data.log_mels)
+    assert random > 0.3
+    assert waste(data.epoch(0), data.log_mels) < random / 3
+
+
+def test_plans_follow_from_seed_and_epoch() -> None:
+    sizes = list(range(10, 50))
+    made = recipe(augment={"join": 2, "speeds": [0.9, 1.0]}, training={"batch": 4})
+    data = training_data(sizes, made)
+    assert data.epoch(3) == training_data(sizes, made).epoch(3)
+    assert data.epoch(3) != data.epoch(4)
+    other = training_data(sizes, dataclasses.replace(made, seed=1))
+    assert data.epoch(3) != other.epoch(3)
+    first = [np.mean([len(e) for e in chunk]) for chunk in data.epoch(0)]
+    assert first != sorted(first), "batches come in random order, not by length"
+
+
+@pytest.mark.parametrize("joined", [1, 3])
+def test_steps_are_counted_as_they_will_be(joined: int) -> None:
+    made = recipe(augment={"join": joined}, training={"batch": 4})
+    data = training_data(list(range(10, 51)), made)
+    assert data.steps(5) == sum(len(data.epoch(epoch)) for epoch in range(5))
+
+
+def test_a_batch_can_be_made_again() -> None:
+    made = recipe(augment={"join": 3, "gain_db": 6, "shift_seconds": 0.05})
+    data = training_data([5, 9, 7, 8], made)
+    examples = [[(0, 0), (1, 0)], [(2, 0)]]
+    one, again, other = (data.batch(examples, 1, number) for number in (2, 2, 3))
+    assert one.log_mels.equal(again.log_mels)
+    assert not one.log_mels.equal(other.log_mels)
+
+
+@pytest.mark.parametrize("space", [[], [9]])
+def test_labels_and_frames_are_joined(space: list[int]) -> None:
+    made = recipe(augment={"join": 3, "join_gap_seconds": 0.0, "speeds": [1.0, 1.1]})
+    data = training_data([5, 9, 7], made, space=space)
+    batch = data.batch([[(2, 1), (0, 0)], [(1, 0)]], 0, 0)
+    assert batch.labels.tolist() == [3, *space, 1, 2]
+    assert batch.label_lengths.tolist() == [2 + len(space), 1]
+    assert batch.lengths.tolist() == [8 + 5, 9]
+    assert batch.log_mels.shape == (2, 13, 4)
+    assert batch.log_mels[0, :, 0].tolist() == [21.0] * 8 + [0.0] * 5
+    assert batch.log_mels[1, :, 0].tolist() == [10.0] * 9 + [0.0] * 4
+
+
+def test_gaps_stay_under_their_longest() -> None:
+    made = recipe(augment={"join": 2, "join_gap_seconds": 0.1})
+    data = training_data([5, 9], made)
+    sizes = {int(data.batch([[(0, 0), (1, 0)]], 0, n).lengths[0]) for n in range(200)}
+    assert sizes == set(range(14, 14 + 11))
+
+
+def test_validation_holds_every_utterance_once_and_unchanged() -> None:
+    clips = log_mels([9, 3, 7, 5, 1], speeds=2)
+    labels = [[number] * number for number in range(5)]
+    seen: list[int] = []
+    for numbers, batch in validation_batches(clips, labels, 2):
+        seen += numbers.tolist()
+        assert batch.lengths.tolist() == [int(clips.lengths[n, 0]) for n in numbers]
+        assert batch.labels.tolist() == [n for n in numbers for _ in range(n)]
+        assert batch.label_lengths.tolist() == numbers.tolist()
+        for row, number in enumerate(numbers):
+            own = batch.log_mels[row, : batch.lengths[row]]
+            np.testing.assert_array_equal(own.numpy(), clips.clip(number))
+            assert not batch.log_mels[row, batch.lengths[row] :].any()
+    assert sorted(seen) == list(range(5))
+    assert seen == [4, 1, 3, 2, 0], "sorted by length"
+
+
+def test_collating_pads_with_zeros() -> None:
+    batch = collate([np.ones((2, 3)), np.full((1, 3), 2.0)], [[1, 2], []])
+    assert batch.log_mels.tolist() == [[[1.0] * 3] * 2, [[2.0] * 3, [0.0] * 3]]
+    assert batch.labels.tolist() == [1, 2]
+    assert batch.label_lengths.tolist() == [2, 0]
+
+
+# ---- the cache ----
+
+
+@pytest.fixture
+def clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Utterance]:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    utterances = []
+    for number, seconds in enumerate((0.3, 0.5, 0.21)):
+        path = tmp_path / f"{number}.wav"
+        write_wav(path, tone(500.0, seconds, seed=number), 8000)
+        utterances.append(Utterance(str(path), seconds, "x"))
+    return [*utterances, Utterance("", 0.4, "silence")]
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows whenever features are computed."""
+    calls: list[int] = []
+    compute = data_module._compute
+
+    def counted(utterances: Sequence[Utterance], *more: object):
+        calls.append(len(utterances))
+        return compute(utterances, *more)
+
+    monkeypatch.setattr(data_module, "_compute", counted)
+    return calls
+
+
+def test_features_are_computed_once(clips: list[Utterance], computed: list[int]) -> None:
+    shown: list[tuple[int, int]] = []
+    first = cached_log_mels(
+        clips,
+        FEATURES,
+        (1.0, 0.8),
+        ram_gigabytes=1,
+        progress=lambda what, done, of: shown.append((done, of)),
+    )
+    again = cached_log_mels(clips, FEATURES, (1.0, 0.8), ram_gigabytes=1)
+    assert computed == [4]
+    assert shown == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    np.testing.assert_array_equal(first.frames, again.frames)
+    assert first.lengths[0].tolist() == [31, 38]
+    assert first.clip(0, 1).shape == (38, 20)
+    np.testing.assert_allclose(first.clip(3), np.log(FEATURES.floor), rtol=1e-5)
+    assert first.frames.dtype == np.float32
+    ends = first.starts + first.lengths
+    assert ends.max() == len(first.frames)
+
+
+CHANGES = {
+    "rate": {"rate": 16000},
+    "window": {"window_seconds": 0.02},
+    "hop": {"hop_seconds": 0.02},
+    "fft": {"fft_samples": 512},
+    "mels": {"mels": 16},
+    "low": {"low_hz": 100.0},
+    "high": {"high_hz": 3000.0},
+    "scale": {"mel_scale": "slaney"},
+    "floor": {"floor": 1e-5},
+    "edge": {"edge_seconds": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_setting_is_computed_anew(
+    name: str, clips: list[Utterance], computed: list[int]
+) -> None:
+    one = cached_log_mels(clips, FEATURES, ram_gigabytes=1)
+    changed = dataclasses.replace(FEATURES, **CHANGES[name])
+    other = cached_log_mels(clips, changed, ram_gigabytes=1)
+    assert len(computed) == 2
+    assert not np.array_equal(one.frames, other.frames)
+
+
+def test_what_comes_after_log_mels_shares_them(clips: list[Utterance], computed: list[int]) -> None:
+    cached_log_mels(clips, FEATURES, ram_gigabytes=1)
+    later = {"kind": "mfcc", "coefficients": 7, "deltas": 2, "cmvn": "utterance"}
+    cached_log_mels(clips, dataclasses.replace(FEATURES, **later), ram_gigabytes=1)
+    assert len(computed) == 1
+    names = {field.name for field in dataclasses.fields(FEATURES)}
+    assert names == set(data_module._LOG_MEL_FIELDS) | set(later)
+
+
+def test_changed_sources_and_speeds_are_computed_anew(
+    clips: list[Utterance], computed: list[int]
+) -> None:
+    cached_log_mels(clips, FEATURES, ram_gigabytes=1)
+    os.utime(clips[0].audio_filepath, (1, 1))
+    cached_log_mels(clips, FEATURES, ram_gigabytes=1)
+    cached_log_mels(clips[::-1], FEATURES, ram_gigabytes=1)
+    cached_log_mels(clips, FEATURES, (1.1,), ram_gigabytes=1)
+    parts = [dataclasses.replace(clips[0], offset=0.1, duration=0.1), *clips[1:]]
+    cached_log_mels(parts, FEATURES, ram_gigabytes=1)
+    assert len(computed) == 5
+    same_sound = [dataclasses.replace(u, text="y", speaker="s") for u in clips]
+    cached_log_mels(same_sound, FEATURES, ram_gigabytes=1)
+    assert len(computed) == 5
+
+
+def test_a_small_limit_maps_the_file(clips: list[Utterance]) -> None:
+    in_ram = cached_log_mels(clips, FEATURES, ram_gigabytes=1)
+    mapped = cached_log_mels(clips, FEATURES, ram_gigabytes=0)
+    assert isinstance(mapped.frames, np.memmap)
+    assert not isinstance(in_ram.frames, np.memmap)
+    np.testing.assert_array_equal(in_ram.frames, mapped.frames)
+
+
+def test_a_cut_cache_is_named(clips: list[Utterance]) -> None:
+    cached_log_mels(clips, FEATURES, ram_gigabytes=1)
+    (data,) = cache_folder().glob("*.f32")
+    data.write_bytes(data.read_bytes()[:-4])
+    with pytest.raises(DataError, match=r"\.f32: is not whole; delete it and train again"):
+        cached_log_mels(clips, FEATURES, ram_gigabytes=1)
+
+
+def test_a_cache_without_its_index_is_made_again(
+    clips: list[Utterance], computed: list[int]
+) -> None:
+    cached_log_mels(clips, FEATURES, ram_gigabytes=1)
+    next(cache_folder().glob("*.json")).unlink()
+    cached_log_mels(clips, FEATURES, ram_gigabytes=1)
+    assert len(computed) == 2
+
+
+def test_a_bad_clip_leaves_no_cache(clips: list[Utterance]) -> None:
+    Path(clips[1].audio_filepath).write_bytes(b"no audio")
+    with pytest.raises(AudioError, match=r"1\.wav"):
+        cached_log_mels(clips, FEATURES, ram_gigabytes=1)
+    assert not list(cache_folder().iterdir())
+
+
+def test_a_cache_that_cannot_be_written_is_said(
+    clips: list[Utterance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(data_module, "_compute", full)
+    with pytest.raises(DataError, match=rf"No space left.*set {CACHE_VARIABLE} to a"):
+        cached_log_mels(clips, FEATURES, ram_gigabytes=1)
+
+
+def test_the_cache_is_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(CACHE_VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_folder() == Path("/somewhere/speechseq")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "speechseq"
+
+
+def test_cached_features_equal_the_runtimes(tones: Path) -> None:
+    """The same clip alone is the same log-mel as among its speeds."""
+    utterances = read_manifest(tones)[:6]
+    alone = cached_log_mels(utterances, FEATURES, ram_gigabytes=1)
+    among = cached_log_mels(utterances, FEATURES, (0.9, 1.0, 1.2), ram_gigabytes=1)
+    for number in range(6):
+        np.testing.assert_allclose(alone.clip(number), among.clip(number, 1), atol=1e-4)
+
+
+# ---- noise ----
+
+
+def noisy(corpus: str, root: Path, probability: float = 0.5) -> Recipe:
+    return recipe(
+        data={"corpus": corpus, "root": str(root)}, augment={"noise_probability": probability}
+    )
+
+
+def test_without_a_folder_noise_is_coloured(tmp_path: Path) -> None:
+    made = noisy("yesno", make_layout("yesno", tmp_path))
+    noises = noise_log_mels(made, CORPORA["yesno"])
+    assert len(noises) == len(NOISE_TILTS)
+    assert {noise.shape for noise in noises} == {(1001, 4)}
+    tilts = [float((noise[:, -1] - noise[:, 0]).mean()) for noise in noises]
+    assert tilts == sorted(tilts, reverse=True)
+    for one, again in zip(noises, noise_log_mels(made, CORPORA["yesno"]), strict=True):
+        np.testing.assert_array_equal(one, again)
+
+
+def test_training_hears_the_first_part_of_a_recording_alone(tmp_path: Path) -> None:
+    place = make_layout("arabic_speech_commands", tmp_path)
+    (folder,) = place.glob("background_noise")
+    recording = np.concatenate([np.full(16000, 0.0), 0.5 * np.sin(np.arange(4000))])
+    (folder / "boiler.wav").unlink()
+    write_wav(folder / "late.wav", recording.astype(np.float32), 8000)
+    (folder / "README.md").write_text("not a clip")
+    noises = noise_log_mels(
+        noisy("arabic_speech_commands", place), CORPORA["arabic_speech_commands"]
+    )
+    assert len(noises) == len(NOISE_TILTS) + 1
+    assert noises[-1].shape == (16000 // 80 + 1, 4)
+    np.testing.assert_allclose(noises[-1][:-3], np.log(1e-6), rtol=1e-3)
+
+
+def test_no_noise_is_read_that_is_not_asked_for(tmp_path: Path) -> None:
+    made = noisy("speech_commands", tmp_path / "missing", 0.0)
+    assert noise_log_mels(made, CORPORA["speech_commands"]) == []

@@ -1,0 +1,113 @@
+"""Every table: each entry is documented, and the recipe's choices are the tables' names."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from layouts import LAYOUTS
+
+from speechseq.cli import COMMANDS
+from speechseq.corpora import CORPORA
+from speechseq.decoding import DECODERS
+from speechseq.errors import UsageError, choose
+from speechseq.outputs import WRITERS
+from speechseq.recipe import BOUNDS, CHOICES, Recipe
+from speechseq.tokens import KINDS
+from speechseq.training.encoder import CELLS, FRONT_ENDS, HEADS
+from speechseq.training.features import FEATURES
+
+CODE_TABLES = {
+    "features.kind": FEATURES,
+    "model.cell": CELLS,
+    "model.front_end": FRONT_ENDS,
+    "model.head": HEADS,
+    "decoders": DECODERS,
+    "writers": WRITERS,
+}
+CODE = [(table, name, entry) for table, t in CODE_TABLES.items() for name, entry in t.items()]
+
+NAMED_TABLES = {
+    "features.kind": FEATURES,
+    "model.cell": CELLS,
+    "model.front_end": FRONT_ENDS,
+    "model.head": HEADS,
+    "data.tokens": KINDS,
+    "decoding.decoder": DECODERS.keys() - {"class"},
+}
+
+
+@pytest.mark.parametrize(("table", "name", "entry"), CODE)
+def test_every_entry_has_a_docstring(table: str, name: str, entry: object) -> None:
+    assert (entry.__doc__ or "").strip(), f"{table} {name}"
+    assert name == name.lower()
+
+
+@pytest.mark.parametrize("setting", NAMED_TABLES)
+def test_a_recipe_chooses_among_all_entries_of_a_table(setting: str) -> None:
+    assert set(CHOICES[setting]) == set(NAMED_TABLES[setting])
+    assert len(set(CHOICES[setting])) == len(CHOICES[setting])
+
+
+def setting_names() -> dict[str, object]:
+    return {
+        f"{section.name}.{field.name}": getattr(getattr(Recipe(), section.name), field.name)
+        for section in dataclasses.fields(Recipe)
+        if dataclasses.is_dataclass(getattr(Recipe(), section.name))
+        for field in dataclasses.fields(getattr(Recipe(), section.name))
+    }
+
+
+@pytest.mark.parametrize("name", [*CHOICES, *BOUNDS])
+def test_choices_and_bounds_belong_to_settings_and_hold_their_defaults(name: str) -> None:
+    default = setting_names()[name]
+    if name in CHOICES:
+        assert default in CHOICES[name]
+    else:
+        assert BOUNDS[name][0] <= default <= BOUNDS[name][1]
+
+
+def test_every_number_has_bounds() -> None:
+    numbers = {name for name, value in setting_names().items() if type(value) in (int, float)}
+    assert numbers == set(BOUNDS)
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_a_corpus_says_what_it_is(name: str) -> None:
+    corpus = CORPORA[name]
+    assert corpus.name == name
+    assert corpus.title
+    assert (corpus.read.__doc__ or "").strip()
+    assert name in LAYOUTS, "give the new corpus a layout in tests/layouts.py"
+    defaults = {field.name for field in dataclasses.fields(Recipe().data)}
+    assert set(corpus.options) <= defaults
+    if corpus.folder:
+        assert corpus.licence
+        assert corpus.homepage.startswith("https://")
+        assert len(corpus.splits) >= 2
+        assert corpus.splits[0].startswith("train")
+        assert corpus.archives
+        assert all(archive.url.startswith("https://") for archive in corpus.archives)
+
+
+def test_folders_are_shared_only_by_editions_of_one_corpus() -> None:
+    folders = [corpus.folder for corpus in CORPORA.values() if corpus.folder]
+    twice = {folder for folder in folders if folders.count(folder) > 1}
+    assert len(twice) <= 1
+    shared = [name for name, corpus in CORPORA.items() if corpus.folder in twice]
+    assert all("librispeech" in name for name in shared)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_help(name: str) -> None:
+    text, add_arguments, run = COMMANDS[name]
+    assert text
+    assert callable(add_arguments)
+    assert callable(run)
+
+
+@pytest.mark.parametrize("table", CODE_TABLES)
+def test_a_misspelt_entry_is_answered_with_the_nearest(table: str) -> None:
+    name = max(CODE_TABLES[table], key=len)
+    with pytest.raises(UsageError, match=f"unknown {table}.*did you mean.*{name}"):
+        choose(CODE_TABLES[table], f"{name}x", table)
