@@ -19,7 +19,7 @@ import itertools
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,11 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-from speechseq.corpora import CORPORA
 from speechseq.errors import SpeechseqError
 from speechseq.manifest import Utterance, read_utterance
 from speechseq.recipe import AugmentSettings, Recipe, read_recipe
 from speechseq.recogniser import pad
+from speechseq.splits import training_splits
 from speechseq.training.encoder import CELLS, FRONT_ENDS
 from speechseq.training.features import LogMel
 from speechseq.training.loop import Training, loss_of, prepare
@@ -45,11 +45,20 @@ EPOCH_AIM = 1.3
 """Greatest ratio of an epoch to the bare network's forward and backward."""
 
 
-def timed(work: Callable[[], Any]) -> float:
-    """Return the seconds `work` takes."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+def in_turn(first: Callable[[int], Any], second: Callable[[int], Any], count: int) -> list[float]:
+    """Do both works for 0 to `count` - 1, taking turns; return the seconds of each."""
+    seconds = [0.0, 0.0]
+    for number in range(count):
+        for which, work in enumerate((first, second)):
+            began = time.perf_counter()
+            work(number)
+            seconds[which] += time.perf_counter() - began
+    return seconds
+
+
+def line(name: str, value: str) -> None:
+    """Print one row of a table."""
+    print(f"  {name:50} {value:>9}")
 
 
 def begin(recipe: Recipe, folder: str) -> Training:
@@ -60,12 +69,7 @@ def begin(recipe: Recipe, folder: str) -> Training:
             print(f"\r{what} {done}/{of}", end="\n" if done == of else "", file=sys.stderr)
 
     run = Path(folder, recipe.name)
-    return prepare(recipe, run, device="cpu", resume=False, note=lambda line: None, show=show)
-
-
-def take(batches: Iterable[Any], count: int) -> Iterator[Any]:
-    """Yield the first `count` of `batches`; 0 is all."""
-    return itertools.islice(batches, count or None)
+    return prepare(recipe, run, device="cpu", resume=False, note=lambda text: None, show=show)
 
 
 # ---- an epoch against the bare network ----
@@ -76,7 +80,7 @@ def bench_epoch(recipe: Recipe, folder: str, batches: int) -> None:
     training = begin(recipe, folder)
     network = copy.deepcopy(training.network).train()
     ready = []
-    for batch in take(training.batches(), batches):
+    for batch in itertools.islice(training.batches(), batches or None):
         frames = network.features.finish(batch.log_mels, batch.lengths)
         ready.append((frames, batch.lengths, batch.labels, batch.label_lengths))
 
@@ -87,21 +91,18 @@ def bench_epoch(recipe: Recipe, folder: str, batches: int) -> None:
         loss = loss_of(*outcome, labels, label_lengths, recipe.training.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
 
-    real = training.batches()
     bare(0)
-    ours = theirs = 0.0
-    for number in range(len(ready)):
-        ours += timed(lambda: training.step(next(real)))
-        theirs += timed(lambda number=number: bare(number))  # type: ignore[misc]
-    whole = len(ready) == len(training.plan)
-    validation = timed(training.end_epoch) + timed(training.checkpoint)
-    name = "an epoch" if whole else f"{len(ready)} of {len(training.plan)} batches"
-    print(f"{recipe.name}: {name} of {recipe.training.batch}")
-    print(f"  training (batches, augmentation, steps, average) {ours:8.2f} s")
-    print(f"  bare network, forward, loss and backward         {theirs:8.2f} s")
-    print(f"  ratio                                            {ours / theirs:8.3f}", end="   ")
-    print(f"(aim: at most {EPOCH_AIM})")
-    print(f"  validation and checkpoint after it               {validation:8.2f} s")
+    real = training.batches()
+    ours, theirs = in_turn(lambda _: training.step(next(real)), bare, len(ready))
+    began = time.perf_counter()
+    training.end_epoch()
+    training.checkpoint()
+    after = time.perf_counter() - began
+    print(f"{recipe.name}: {len(ready)} of {len(training.plan)} batches of an epoch")
+    line("training (batches, augmentation, steps, average)", f"{ours:.2f} s")
+    line("bare network: forward, loss, backward", f"{theirs:.2f} s")
+    line(f"ratio (aim: at most {EPOCH_AIM})", f"{ours / theirs:.3f}")
+    line("validation and checkpoint at an epoch's end", f"{after:.2f} s")
 
 
 # ---- against a plain script ----
@@ -178,7 +179,8 @@ class PlainNetwork(nn.Module):
 def plain_steps(training: Training) -> Iterator[int]:
     """Train the plain script; yield the clips of each step when it is done."""
     recipe = training.recipe
-    utterances, tokens = _clips(training)
+    utterances = training_splits(recipe.data, recipe.seed)[0]
+    tokens = [torch.tensor(training.vocabulary.encode(u.text)) for u in utterances]
     loader = torch.utils.data.DataLoader(
         PlainClips(utterances, tokens, recipe),
         recipe.training.batch,
@@ -189,7 +191,8 @@ def plain_steps(training: Training) -> Iterator[int]:
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.training.learning_rate)
     while True:
         for frames, lengths, labels, label_lengths in loader:
-            loss = loss_of(*network(frames, lengths), labels, label_lengths, 0.0)
+            log_probs, sizes = network(frames, lengths)
+            loss = loss_of(log_probs, sizes, labels, label_lengths, 0.0)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), recipe.training.clip_norm)
@@ -197,41 +200,29 @@ def plain_steps(training: Training) -> Iterator[int]:
             yield len(lengths)
 
 
-def _clips(training: Training) -> tuple[list[Utterance], list[Tensor]]:
-    """List the training's clips with their token numbers."""
-    data = training.recipe.data
-    held = {utterance.key for utterance in training.validation.utterances}
-    found = CORPORA[data.corpus].utterances(data.train_split, root=data.root)
-    clips = [utterance for utterance in found if utterance.key not in held]
-    labels = [torch.tensor(training.vocabulary.encode(clip.text)) for clip in clips]
-    return clips, labels
-
-
 def bench_plain(recipe: Recipe, folder: str, batches: int) -> None:
     """Print clips per second of the real training and of the plain script."""
-    plain = dataclasses.replace(recipe, name=f"{recipe.name}-plain", augment=AugmentSettings())
-    training = begin(plain, folder)
-    steps = plain_steps(training)
+    bare = dataclasses.replace(recipe, name=f"{recipe.name}-bare", augment=AugmentSettings())
+    training = begin(bare, folder)
+    steps, real = plain_steps(training), training.batches()
     next(steps)
-    real, clips = training.batches(), [0, 0]
-    ours = theirs = 0.0
+    clips = [0, 0]
 
-    def step() -> None:
+    def step(_: int) -> None:
         batch = next(real)
         training.step(batch)
         clips[0] += len(batch.lengths)
 
-    def plain_step() -> None:
+    def plain_step(_: int) -> None:
         clips[1] += next(steps)
 
-    for _ in range(min(batches or len(training.data.epoch(0)), len(training.data.epoch(0)))):
-        ours += timed(step)
-        theirs += timed(plain_step)
+    epoch = len(training.data.epoch(0))
+    ours, theirs = in_turn(step, plain_step, min(batches or epoch, epoch))
     rates = clips[0] / ours, clips[1] / theirs
     print(f"without augmentation, batches of {recipe.training.batch}")
-    print(f"  training                                         {rates[0]:8.0f} clips/s")
-    print(f"  plain script                                     {rates[1]:8.0f} clips/s")
-    print(f"  ratio                                            {rates[0] / rates[1]:8.2f}")
+    line("training", f"{rates[0]:.0f} clips/s")
+    line("plain script", f"{rates[1]:.0f} clips/s")
+    line("ratio", f"{rates[0] / rates[1]:.2f}")
 
 
 # ---- log-mels ----
@@ -257,28 +248,28 @@ def librosa_log_mel(samples: np.ndarray, recipe: Recipe) -> np.ndarray:
 
 
 def bench_log_mels(recipe: Recipe, count: int = 640, size: int = 64) -> None:
-    """Print clips per second of LogMel in batches of `size` and of librosa, clip by clip."""
-    data = recipe.data
-    found = CORPORA[data.corpus].utterances(data.train_split, root=data.root)
+    """Print clips per second of LogMel in batches of like length and of librosa, clip by clip."""
+    found = training_splits(recipe.data, recipe.seed)[0]
     chosen = found[:: max(len(found) // count, 1)][:count]
     clips = [read_utterance(utterance, recipe.features.rate) for utterance in chosen]
-    log_mel = LogMel(recipe.features)
+    clips.sort(key=len)
     groups = [clips[at : at + size] for at in range(0, len(clips), size)]
+    log_mel = LogMel(recipe.features)
 
-    def batched(group: list[np.ndarray]) -> Tensor:
+    def batched(number: int) -> Tensor:
         with torch.inference_mode():
-            return log_mel(*map(torch.from_numpy, pad(group)))[0]
+            return log_mel(*map(torch.from_numpy, pad(groups[number])))[0]
 
-    first = librosa_log_mel(clips[0], recipe)
-    apart = float(np.abs(batched(clips[:1])[0].numpy() - first).max())
-    ours = theirs = 0.0
-    for group in groups:
-        ours += timed(lambda group=group: batched(group))  # type: ignore[misc]
-        theirs += timed(lambda group=group: [librosa_log_mel(c, recipe) for c in group])  # type: ignore[misc]
-    print(f"log-mels of {len(clips)} clips, the first one's at most {apart:.1e} apart")
-    print(f"  LogMel, batches of {size}                            {len(clips) / ours:8.0f} clips/s")
-    print(f"  librosa, one by one                              {len(clips) / theirs:8.0f} clips/s")
-    print(f"  ratio                                            {theirs / ours:8.1f}")
+    def one_by_one(number: int) -> list[np.ndarray]:
+        return [librosa_log_mel(clip, recipe) for clip in groups[number]]
+
+    longest = len(groups[-1]) - 1
+    apart = np.abs(batched(len(groups) - 1)[longest].numpy() - one_by_one(len(groups) - 1)[longest])
+    ours, theirs = in_turn(batched, one_by_one, len(groups))
+    print(f"log-mels of {len(clips)} clips; the longest one's are at most {apart.max():.0e} apart")
+    line(f"LogMel, batches of {size}", f"{len(clips) / ours:.0f} clips/s")
+    line("librosa, one by one", f"{len(clips) / theirs:.0f} clips/s")
+    line("ratio", f"{theirs / ours:.2f}")
 
 
 def main() -> None:

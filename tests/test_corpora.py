@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import COMMANDS, LAYOUTS, make_layout, pack, text, tone
 
+from speechseq.archives import fetch
 from speechseq.corpora import CORPORA
 from speechseq.corpora.an4 import parse_transcript
 from speechseq.corpora.clips import clips_in, stem
 from speechseq.errors import AudioError, DataError, UsageError
-from speechseq.files import fetch
 from speechseq.manifest import Utterance, shared_audio
 
 DOWNLOADED = [name for name, corpus in CORPORA.items() if corpus.archives]

@@ -298,14 +298,21 @@ def test_a_bad_clip_leaves_no_cache(clips: list[Utterance]) -> None:
     assert not list(cache_folder().iterdir())
 
 
-def test_a_cache_that_cannot_be_written_is_said(
-    clips: list[Utterance], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_said(clips: list[Utterance], monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(data_module, "_compute", full)
-    with pytest.raises(DataError, match=rf"No space left.*set {CACHE_VARIABLE} to a"):
+    with pytest.raises(DataError, match=rf"No space left.*, or set {CACHE_VARIABLE} to another"):
+        cached_log_mels(clips, FEATURES, ram_gigabytes=1)
+
+
+def test_a_cache_folder_that_cannot_be_made_is_said(
+    clips: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
+    with pytest.raises(DataError, match=rf"cannot be written.*, or set {CACHE_VARIABLE} to"):
         cached_log_mels(clips, FEATURES, ram_gigabytes=1)
 
 

@@ -22,8 +22,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from speechseq.archives import extract, fetch
 from speechseq.errors import DataError
-from speechseq.files import Archive, atomic_write, download, extract, fetch, sha256
+from speechseq.files import Archive, atomic_write, download, sha256
 
 CONTENT = bytes(range(256)) * 40_000
 CHECKSUM = hashlib.sha256(CONTENT).hexdigest()

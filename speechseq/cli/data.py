@@ -65,8 +65,8 @@ def _list(_: argparse.Namespace) -> None:
 
 
 def _download(arguments: argparse.Namespace) -> None:
+    from speechseq.archives import fetch
     from speechseq.corpora import CORPORA
-    from speechseq.files import fetch
     from speechseq.manifest import DEFAULT_CORPORA
 
     corpus = choose(CORPORA, arguments.corpus, "corpus")

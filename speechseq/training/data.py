@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +138,6 @@ def _build_cache(
     speeds: Sequence[float],
     progress: Progress | None,
 ) -> None:
-    data.parent.mkdir(parents=True, exist_ok=True)
     lengths = []
     try:
         with atomic_write(data) as file:
@@ -151,11 +149,8 @@ def _build_cache(
                     progress("features", number + 1, len(utterances))
         with atomic_write(index) as file:
             file.write(json.dumps({"lengths": lengths, "mels": features.mels}).encode())
-    except OSError as error:
-        raise DataError(
-            f"{data.parent}: features cannot be kept there ({error}); set {CACHE_VARIABLE} to a "
-            f"folder with room ({shutil.disk_usage(data.parent).free >> 20} MiB free)"
-        ) from None
+    except DataError as error:
+        raise DataError(f"{error}, or set {CACHE_VARIABLE} to another folder") from None
 
 
 def _compute(

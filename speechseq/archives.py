@@ -1,0 +1,233 @@
+"""Archives to folders: regular files only, nothing outside the folder, whole or not there."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import re
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+from speechseq.errors import DataError
+from speechseq.files import (
+    CHUNK_BYTES,
+    Archive,
+    Progress,
+    beside,
+    download,
+    refuse_existing,
+    writing,
+)
+
+_LARGEST_HEADER_BYTES = 16 << 20
+
+
+def extract(
+    archive_path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    member: str = "",
+    max_files: int = 1_000_000,
+    max_bytes: int = 500_000_000_000,
+) -> Path:
+    """Unpack a tar (plain, gz, bz2, xz) or zip archive as the new folder `folder`.
+
+    Only regular files and folders are made, all of them below `folder`, which appears when all
+    is unpacked. `member` narrows to one folder of the archive, as in `Archive`. `max_files` and
+    `max_bytes` count what is really written, whatever the headers say.
+
+    Raises:
+        DataError: `folder` is there, or the archive is damaged, hostile or over the limits.
+    """
+    source, target = Path(archive_path), Path(folder)
+    refuse_existing(target)
+    staging = beside(target)
+    unpacking = _Unpacking(source, staging, member, max_files, max_bytes)
+    try:
+        with writing(target):
+            staging.mkdir(parents=True)
+        _unpack(source, unpacking)
+        if not unpacking.files:
+            raise unpacking.refusal(f"holds no file below {member!r}" if member else "is empty")
+        with writing(target):
+            staging.rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+@dataclass
+class _Unpacking:
+    """What has been unpacked so far, and the limits on it."""
+
+    source: Path
+    root: Path
+    member: str
+    max_files: int
+    max_bytes: int
+    entries: int = 0
+    files: int = 0
+    written: int = 0
+
+    def place(self, name: str) -> Path | None:
+        """Say where the entry `name` goes; None if it lies outside `member`."""
+        self.entries += 1
+        if self.entries > self.max_files:
+            raise self.refusal(f"holds more than {self.max_files} entries")
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        if not name or ".." in parts or re.search(r"^/|[\\\0]|^[A-Za-z]:", name):
+            raise self.refusal(f"entry {name!r} leads outside of it")
+        wanted = self.member.split("/") if self.member else []
+        if len(parts) < len(wanted) or not all(map(fnmatchcase, parts, wanted)):
+            return None
+        return self.root.joinpath(*parts[len(wanted) :])
+
+    def refusal(self, problem: str) -> DataError:
+        """Make the error for an archive that is not unpacked."""
+        return DataError(f"{self.source}: {problem}, so it is not unpacked; get another copy")
+
+    def make_folder(self, place: Path) -> None:
+        """Make a folder and those above it."""
+        with writing(place):
+            place.mkdir(parents=True, exist_ok=True)
+
+    def copy(self, file: IO[bytes], place: Path) -> None:
+        """Write one file, counting its bytes."""
+        self.make_folder(place.parent)
+        self.files += 1
+        with writing(place):
+            output = open(place, "xb")  # noqa: SIM115 (closed below)
+        with output:
+            while chunk := file.read(CHUNK_BYTES):
+                self.count(len(chunk))
+                with writing(place):
+                    output.write(chunk)
+
+    def count(self, size: int) -> None:
+        """Count bytes that were unpacked."""
+        self.written += size
+        if self.written > self.max_bytes:
+            raise self.refusal(f"unpacks to more than {self.max_bytes} bytes")
+
+
+def _unpack(source: Path, unpacking: _Unpacking) -> None:
+    try:
+        with open(source, "rb") as file:
+            head = file.read(6)
+            file.seek(0)
+            unpack = _unpack_zip if head.startswith(b"PK") else _unpack_tar
+            unpack(file, unpacking)
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        OSError,
+        OverflowError,
+        ValueError,
+        RuntimeError,  # zipfile: encrypted, or an unknown compression (NotImplementedError)
+    ) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise unpacking.refusal(f"is damaged or no archive ({reason})") from None
+
+
+def _unpack_zip(file: BinaryIO, unpacking: _Unpacking) -> None:
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            # Entries made on other systems than Unix carry no file type.
+            if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise unpacking.refusal(f"entry {entry.filename!r} is a link or a device")
+            place = unpacking.place(entry.filename)
+            if place is not None and entry.is_dir():
+                unpacking.make_folder(place)
+            elif place is not None:
+                with archive.open(entry) as content:
+                    unpacking.copy(content, place)
+
+
+class _ShortReads:
+    """A file that refuses reads longer than a header can need.
+
+    tarfile reads an extended header whole, however long the archive says that it is.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        """Read up to `size` bytes."""
+        if not 0 <= size <= _LARGEST_HEADER_BYTES:
+            raise tarfile.ReadError("a header too long")
+        data: bytes = self._file.read(size)
+        return data
+
+
+_DECOMPRESSORS: dict[bytes, Callable[[BinaryIO], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
+"""How to read what begins so."""
+
+
+def _unpack_tar(file: BinaryIO, unpacking: _Unpacking) -> None:
+    head = file.read(6)
+    file.seek(0)
+    opened = next((f for magic, f in _DECOMPRESSORS.items() if head.startswith(magic)), None)
+    content = _ShortReads(opened(file) if opened else file)
+    with tarfile.open(fileobj=content, mode="r:") as archive:  # type: ignore[call-overload]
+        for entry in archive:
+            # tarfile keeps every entry it has seen; hundreds of thousands would pile up.
+            archive.members.clear()
+            if not (entry.isreg() or entry.isdir()) or entry.issparse():
+                raise unpacking.refusal(f"entry {entry.name!r} is a link or a device")
+            place = unpacking.place(entry.name)
+            if place is not None and entry.isdir():
+                unpacking.make_folder(place)
+            elif place is not None:
+                unpacking.copy(archive.extractfile(entry), place)
+        # tarfile takes a missing end mark, or a damaged header, for the end.
+        content.seek(archive.offset)
+        if content.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("it ends early, or is damaged in the middle")
+        while chunk := content.read(CHUNK_BYTES):  # to the end, where a checksum may stand
+            unpacking.count(len(chunk))
+
+
+def fetch(
+    archives: Sequence[Archive],
+    parent: str | os.PathLike[str],
+    folder: str,
+    *,
+    progress: Progress | None = None,
+) -> Path:
+    """Download and unpack archives below `parent`; return ``parent/folder``, the corpus' place.
+
+    An archive whose folder is already there is left as it is, so what was cut short goes on.
+    Archives are deleted once unpacked.
+
+    Raises:
+        DataError: all of it is already there, or a download or an unpacking failed.
+    """
+    parent = Path(parent)
+    places = {archive: parent / (archive.into or folder) for archive in archives}
+    missing = [archive for archive, place in places.items() if not os.path.lexists(place)]
+    if not missing:
+        raise DataError(f"{parent / folder}: is already there; delete it to download it again")
+    for archive in missing:
+        path = download(archive, parent / ".downloads", progress=progress)
+        extract(path, places[archive], member=archive.member)
+        path.unlink()
+    return parent / folder
