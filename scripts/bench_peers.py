@@ -122,8 +122,13 @@ def open_whisper(edge_seconds: float, beam: int) -> Transcribe:
     )
 
     def transcribe(path: str) -> str:
+        # One temperature: no second tries, so it is faster and says the same in every run.
         segments, _ = model.transcribe(
-            _read(path, edge_seconds), language="en", beam_size=beam, without_timestamps=True
+            _read(path, edge_seconds),
+            language="en",
+            beam_size=beam,
+            temperature=0.0,
+            without_timestamps=True,
         )
         return digits_in(" ".join(segment.text for segment in segments))
 

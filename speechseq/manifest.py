@@ -67,7 +67,7 @@ def parse_line(line: str, where: str, folder: Path) -> Utterance:
     """
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error}); write one JSON object a line") from None
     if not isinstance(row, dict):
         raise DataError(f"{where}: not a JSON object; write one JSON object a line")
@@ -78,7 +78,7 @@ def parse_line(line: str, where: str, folder: Path) -> Utterance:
         if name in row and (not isinstance(row[name], kind) or isinstance(row[name], bool)):
             raise DataError(f"{where}: {name!r} is {row[name]!r}; a {_type_name(kind)} goes here")
     for name in ("duration", "offset"):
-        if not 0 <= float(row.get(name, 0)) < 1e7:
+        if not 0 <= row.get(name, 0) < 1e7:
             raise DataError(f"{where}: {name!r} is {row[name]!r}; seconds, 0 or more, go here")
     values = {name: row[name] for name in _FIELD_TYPES if name in row}
     if values["audio_filepath"]:
@@ -98,7 +98,8 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): JSON may hold U+2028 and the like inside a text.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path}: cannot be read ({error}); give a manifest of JSON lines"
@@ -122,7 +123,9 @@ def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]
                 for name, value in asdict(utterance).items()
                 if value or name in _REQUIRED
             }
-            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+            line = json.dumps(row, ensure_ascii=False) + "\n"
+            # A file name need not be Unicode; what is not becomes JSON's own \udc.. escape.
+            file.write(line.encode(errors="backslashreplace"))
 
 
 def read_utterance(utterance: Utterance, rate: int) -> np.ndarray:

@@ -134,15 +134,17 @@ class ModelSettings:
 class AugmentSettings:
     """What training does to its own utterances, and to no others.
 
-    `speeds` are playback factors, one cached copy each. `join` strings up to so many
-    utterances of a batch together (CTC only) with gaps of up to `join_gap_seconds`.
-    `shift_seconds` moves an utterance either way inside its length. `noise_probability` of
-    the utterances get noise at a level between `noise_low_db` and `noise_high_db`
-    signal-to-noise ratio: the corpus' own recordings, or coloured noise where it has none.
-    `gain_db` is the largest change of level either way.
+    `speeds` are playback factors, one cached copy each. `vocal_tract` is the largest share by
+    which a speaker's formants are moved up or down, the tempo staying as it is. `join` strings up
+    to so many utterances together (CTC only) with gaps of up to `join_gap_seconds`.
+    `shift_seconds` moves an utterance either way inside its length. `noise_probability` of the
+    utterances get noise at a level between `noise_low_db` and `noise_high_db` signal-to-noise
+    ratio: the corpus' own recordings, or coloured noise where it has none. `gain_db` is the
+    largest change of level either way. Masks are SpecAugment's; their width in time is seconds.
     """
 
     speeds: tuple[float, ...] = (1.0,)
+    vocal_tract: float = 0.0
     join: int = 1
     join_gap_seconds: float = 0.3
     shift_seconds: float = 0.0
@@ -224,6 +226,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 """The words a setting may be."""
 
 BOUNDS: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**32 - 1),
     "data.validation_speakers": (0, 1_000_000),
     "data.validation_fraction": (0.0, 0.9),
     "data.cache_ram_gigabytes": (0.0, 1e6),
@@ -231,7 +234,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "features.window_seconds": (0.001, 1.0),
     "features.hop_seconds": (0.001, 1.0),
     "features.fft_samples": (0, 65536),
-    "features.mels": (1, 512),
+    "features.mels": (2, 512),
     "features.low_hz": (0.0, 96_000.0),
     "features.high_hz": (0.0, 96_000.0),
     "features.floor": (1e-12, 1.0),
@@ -244,6 +247,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "model.hidden": (1, 8192),
     "model.projection": (0, 8192),
     "model.dropout": (0.0, 0.95),
+    "augment.vocal_tract": (0.0, 0.5),
     "augment.join": (1, 32),
     "augment.join_gap_seconds": (0.0, 10.0),
     "augment.shift_seconds": (0.0, 10.0),
@@ -270,18 +274,48 @@ BOUNDS: dict[str, tuple[float, float]] = {
 """The least and the greatest value of each number."""
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which lets a key written twice pass silently; this one does not."""
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, but a key written twice and a number too long to print are errors."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue  # PyYAML refuses those it cannot hash
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"{key_node.value!r} is written twice", key_node.start_mark
                 )
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value = super().construct_yaml_int(node)
+        if value.bit_length() > 64:
+            raise yaml.constructor.ConstructorError(
+                None, None, "a number beyond 64 bits", node.start_mark
+            )
+        return value
+
+    yaml_constructors: typing.ClassVar = {
+        **yaml.SafeLoader.yaml_constructors,
+        "tag:yaml.org,2002:int": construct_yaml_int,
+    }
+
+
+def _parse(text: str) -> Any:
+    """Parse YAML; whatever PyYAML raises for a wrong `!!tag` becomes a YAMLError, too."""
+    try:
+        return yaml.load(text, _StrictLoader)  # noqa: S506 (a safe loader)
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from None
 
 
 def read_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
@@ -292,13 +326,13 @@ def read_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        tree = yaml.load(text, _UniqueKeyLoader) or {}  # noqa: S506 (a safe loader)
+        tree = _parse(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({error}); give a recipe file") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{path}: not YAML ({reason}); correct the line") from None
+    tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise UsageError(f"{path}: not a mapping; write 'section:' and its keys below it")
     tree.setdefault("name", path.stem)
@@ -313,13 +347,15 @@ def _lay_over(tree: dict[str, Any], override: str) -> None:
     if not equals or not section or (dot and not key):
         raise UsageError(f"{override}: not an override; write section.key=value")
     try:
-        parsed = yaml.load(value, _UniqueKeyLoader)  # noqa: S506 (a safe loader)
+        parsed = _parse(value)
     except yaml.YAMLError:
         raise UsageError(f"{override}: {value!r} is not a YAML value; quote it") from None
     if not dot:
         tree[section] = parsed
-    elif isinstance(tree.setdefault(section, {}) or {}, dict):
-        tree[section] = {**(tree[section] or {}), key: parsed}
+    elif isinstance(keys := tree.get(section) or {}, dict):
+        tree[section] = {**keys, key: parsed}
+    else:
+        raise UsageError(f"{override}: {section!r} is {keys!r}, not a section; correct the key")
 
 
 def recipe_from_dict(tree: Mapping[str, Any], where: str) -> Recipe:
@@ -357,10 +393,8 @@ def _value(kind: Any, value: Any, where: str, name: str) -> Any:
         item_kind = typing.get_args(kind)[0]
         items = value if isinstance(value, list | tuple) else [value]
         return tuple(_value(item_kind, item, where, name) for item in items)
-    if kind is float and isinstance(value, str):
-        value = _scientific(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+    if kind is float and isinstance(value, str | int) and not isinstance(value, bool):
+        value = _number(value)
     if kind is str and isinstance(value, bool):
         raise UsageError(f"{where}: {name!r} is read as {value} by YAML; put quotes around it")
     if type(value) is not kind:
@@ -376,11 +410,11 @@ def _value(kind: Any, value: Any, where: str, name: str) -> Any:
 _TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def _scientific(value: str) -> float | str:
-    """Read what YAML 1.1 takes for text: 1e-3 has no dot, so PyYAML leaves it a string."""
+def _number(value: str | int) -> float | str | int:
+    """Read what YAML 1.1 takes for text, too: 1e-3 has no dot, so PyYAML leaves it a string."""
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return value
 
 

@@ -22,6 +22,7 @@ from speechseq.training.augment import (
     mix_noise,
     shift,
     spec_augment,
+    warp_vocal_tract,
 )
 from speechseq.training.features import LogMel
 
@@ -247,3 +248,18 @@ def test_inputs_are_not_written_to(tool: Callable[..., np.ndarray]) -> None:
     clip.flags.writeable = False
     extra = (3, 1e-6) if tool is shift else (8000, 0.9)
     assert len(tool(clip, *extra))
+
+
+@pytest.mark.parametrize("factor", [0.85, 1.0, 1.15])
+def test_the_vocal_tract_moves_formants_and_not_the_tempo(factor: float) -> None:
+    settings = dataclasses.replace(FEATURES, mels=60, fft_samples=1024)
+    samples = torch.from_numpy(tone(1200.0, 0.5))[None]
+    moved = torch.from_numpy(tone(1200.0 * factor, 0.5))[None]
+    module, size = LogMel(settings), torch.tensor([4000])
+    frames = module(samples, size)[0][0].numpy()
+    warped = warp_vocal_tract(frames, settings, factor)
+    assert warped.shape == frames.shape
+    expected = module(moved, size)[0][0].numpy()
+    assert abs(int(warped[25].argmax()) - int(expected[25].argmax())) <= 1
+    if factor == 1.0:
+        np.testing.assert_allclose(warped, frames, atol=1e-4)

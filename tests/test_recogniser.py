@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +14,9 @@ from conftest import tone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechseq.audio import encode_wav
-from speechseq.errors import AudioError, ModelError
-from speechseq.recipe import Recipe, recipe_from_dict
+from speechseq.audio import write_wav
+from speechseq.errors import AudioError, ModelError, UsageError
+from speechseq.recipe import DecodingSettings, Recipe, recipe_from_dict
 from speechseq.recogniser import Recogniser, Recognition, Word, load, pad
 from speechseq.tokens import BLANK_TOKEN, Vocabulary
 from speechseq.training.encoder import SpeechNetwork
@@ -173,8 +174,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("run") / "model.onnx"
     settings = recipe(features={"mels": 16, "low_hz": 60}, model={"hidden": 8, "layers": 1})
-    settings_network = SpeechNetwork(settings, len(CHARACTERS)).eval()
-    export_network(settings_network, settings, CHARACTERS, path, card={})
+    network = SpeechNetwork(settings, len(CHARACTERS)).eval()
+    export_network(network, settings, CHARACTERS, path, card={})
     return path
 
 
@@ -185,7 +186,7 @@ def test_a_batch_recognises_as_one_by_one(model: Path) -> None:
     for clip, found in zip(clips, together, strict=True):
         (alone,) = recogniser.transcribe_batch([clip])
         assert alone.text == found.text
-        assert alone.words == pytest.approx(found.words) or seen(alone) == seen(found)
+        assert seen(alone) == seen(found)
         assert alone.confidence == pytest.approx(found.confidence, abs=1e-5)
         assert alone.duration == len(clip) / RATE
 
@@ -200,9 +201,9 @@ def test_a_run_folder_and_its_file_are_the_same(model: Path) -> None:
 
 
 def test_paths_bytes_and_streams_are_the_same(model: Path, tmp_path: Path) -> None:
-    data = encode_wav(tone(700.0, 0.4), RATE)
     path = tmp_path / "clip.wav"
-    path.write_bytes(data)
+    write_wav(path, tone(700.0, 0.4), RATE)
+    data = path.read_bytes()
     recogniser = load(model)
     expected = recogniser.transcribe(path)
     assert recogniser.transcribe(str(path)) == expected
@@ -227,11 +228,6 @@ def test_a_device_that_is_not_there_is_named(model: Path) -> None:
 
 
 def test_an_unknown_decoder_is_named() -> None:
-    import dataclasses
-
-    from speechseq.errors import UsageError
-    from speechseq.recipe import DecodingSettings
-
     made = dataclasses.replace(recipe(), decoding=DecodingSettings("greedyy"))
     with pytest.raises(UsageError, match=r"unknown decoding.decoder 'greedyy'; did you mean"):
         Recogniser(network([0], 4), CHARACTERS, made)

@@ -55,6 +55,24 @@ def join(
     return np.concatenate(parts)
 
 
+def warp_vocal_tract(log_mels: np.ndarray, features: FeatureSettings, factor: float) -> np.ndarray:
+    """Scale the frequency axis of (frames, mels): formants move to `factor` times their hertz.
+
+    Levels are interpolated between the mels' centres, on the HTK scale.
+
+    Source: Jaitly and Hinton 2013, vocal tract length perturbation.
+    """
+    low, high = (2595 * np.log10(1 + hz / 700) for hz in (features.low_hz, features.top_hz))
+    step = (high - low) / (features.mels + 1)
+    centres = 700 * (10 ** ((low + step * np.arange(1, features.mels + 1)) / 2595) - 1)
+    sources = (2595 * np.log10(1 + centres / factor / 700) - low) / step - 1
+    sources = np.clip(sources, 0, features.mels - 1)
+    below = np.minimum(sources.astype(np.int64), features.mels - 2)
+    share = (sources - below).astype(np.float32)
+    warped: np.ndarray = log_mels[:, below] * (1 - share) + log_mels[:, below + 1] * share
+    return warped
+
+
 def shift(log_mels: np.ndarray, frames: int, floor: float) -> np.ndarray:
     """Move (frames, mels) later (or, negative, earlier) inside its length; silence fills up."""
     moved = np.full_like(log_mels, np.log(floor))
@@ -89,7 +107,10 @@ def augment(
     noises: Sequence[np.ndarray],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Shift, mix noise into and change the level of one utterance's log-mels (frames, mels)."""
+    """Warp, shift, mix noise into and change the level of one utterance's log-mels."""
+    if settings.vocal_tract:
+        factor = 1 + settings.vocal_tract * rng.uniform(-1, 1)
+        log_mels = warp_vocal_tract(log_mels, features, factor)
     reach = round(settings.shift_seconds / features.hop_seconds)
     if reach:
         log_mels = shift(log_mels, int(rng.integers(-reach, reach + 1)), features.floor)

@@ -1,0 +1,113 @@
+"""Every recipe, and every corpus, trains two steps on synthesised audio and ships a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from layouts import make_layout
+
+from speechseq.corpora import CORPORA
+from speechseq.recipe import Recipe, read_recipe
+from speechseq.recogniser import load
+from speechseq.splits import corpus_options, training_splits
+from speechseq.training.loop import train
+from speechseq.training.run_folder import METRICS
+
+FOLDER = Path(__file__).parent.parent / "recipes"
+RECIPES = sorted(FOLDER.glob("*/*.yaml"))
+
+SMALL = (
+    "training.epochs=1", "model.hidden=8", "model.channels=4", "model.layers=2",
+    "augment.speeds=[0.9, 1.0]",
+)  # fmt: skip
+
+LAYOUT_HAS = {
+    "an4": ["data.validation_speakers=1"],
+    "speech_commands": ["data.words=['yes', 'no']"],
+}
+"""What the small trees of layouts.py have instead of what a recipe asks for."""
+
+SPLITS = {
+    "librispeech": {"train_split": "train-clean-100", "validation_split": "dev-clean"},
+    "mini_librispeech": {"train_split": "train-clean-5", "validation_split": "dev-clean-2"},
+}
+
+
+def named(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that makes a corpus' tree once."""
+    made: dict[str, Path] = {}
+
+    def find(corpus: str) -> Path:
+        if corpus not in made:
+            made[corpus] = make_layout(corpus, tmp_path_factory.mktemp("corpora"))
+        return made[corpus]
+
+    return find
+
+
+def trains(recipe: Recipe, run: Path) -> None:
+    """Train one short epoch of at least two steps and use what comes of it."""
+    notes: list[str] = []
+    model = train(recipe, run, device="cpu", note=notes.append)
+    (row,) = map(json.loads, (run / METRICS).read_text().splitlines())
+    assert row["step"] >= 2
+    assert row["loss"] > 0
+    assert any("parity with PyTorch" in note for note in notes)
+    assert not any(note.startswith("dropped") for note in notes)
+    recogniser = load(model)
+    clip = next(u for u in training_splits(recipe.data, recipe.seed)[0] if u.audio_filepath)
+    assert recogniser.transcribe(clip.audio_filepath).duration > 0
+    assert recogniser.recipe.model == recipe.model
+    assert recogniser.recipe.data.root == ""
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=named)
+def test_a_recipe_says_what_it_is_for_its_corpus(path: Path) -> None:
+    recipe = read_recipe(path)
+    assert path.read_text().startswith("# ")
+    assert recipe.name == path.stem
+    assert recipe.data.corpus == path.parent.name
+    assert not recipe.data.root, "a place on the maker's disk"
+    corpus = CORPORA[recipe.data.corpus]
+    corpus_options(corpus, recipe.data)
+    assert {recipe.data.train_split, recipe.data.test_split} <= set(corpus.splits)
+    assert read_recipe(path, ["seed=7"]).seed == 7
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=named)
+def test_a_recipe_trains(path: Path, place: Callable[[str], Path], tmp_path: Path) -> None:
+    corpus = path.parent.name
+    root = f"data.root={json.dumps(str(place(corpus)))}"
+    overrides = [*SMALL, root, *LAYOUT_HAS.get(corpus, [])]
+    data = read_recipe(path, overrides).data
+    size = len(training_splits(data, 0)[0]) // 8 + 1
+    trains(read_recipe(path, [*overrides, f"training.batch={size}"]), tmp_path / "run")
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_a_corpus_trains(corpus: str, place: Callable[[str], Path], tmp_path: Path) -> None:
+    tree = {
+        "data": {"corpus": corpus, "root": str(place(corpus)), **SPLITS.get(corpus, {})},
+        "features": {"rate": 8000, "mels": 16, "low_hz": 60},
+        "model": {"hidden": 8, "layers": 1},
+        "training": {"epochs": 1, "batch": 2},
+    }
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    recipe = read_recipe(path)
+    size = len(training_splits(recipe.data, 0)[0]) // 3 + 1
+    trains(read_recipe(path, [f"training.batch={size}"]), tmp_path / "run")
+
+
+def test_there_are_recipes() -> None:
+    assert {path.parent.name for path in RECIPES} <= set(CORPORA)
+    assert FOLDER / "fsdd" / "digits.yaml" in RECIPES
