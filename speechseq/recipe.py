@@ -226,7 +226,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
 """The words a setting may be."""
 
 BOUNDS: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**32 - 1),
     "data.validation_speakers": (0, 1_000_000),
     "data.validation_fraction": (0.0, 0.9),
     "data.cache_ram_gigabytes": (0.0, 1e6),
@@ -426,6 +425,8 @@ def _check_together(recipe: Recipe, where: str) -> None:
 
 def _contradictions(recipe: Recipe) -> Iterator[str]:
     features, model, augment = recipe.features, recipe.model, recipe.augment
+    if not 0 <= recipe.seed < 2**32:  # the generators of numpy and PyTorch take no other
+        yield f"seed {recipe.seed} is not from 0 to {2**32 - 1}; choose one that is"
     if features.hop_samples < 1 or features.window_samples < 2:
         yield "features.hop_seconds and window_seconds are under a sample; raise them"
     if features.transform_samples < features.window_samples:

@@ -162,7 +162,7 @@ def from_model_file(model: ModelFile) -> Recogniser:
 
 
 def load(
-    name: str | os.PathLike[str] = DEFAULT_MODEL, *, device: str = "cpu", threads: int = 0
+    name: str | os.PathLike[str] = DEFAULT_MODEL, *, device: str = "cpu", threads: int = 1
 ) -> Recogniser:
     """Return the recogniser that a bundled name, a model file or a run folder stands for.
 

@@ -112,8 +112,8 @@ def _loud_decibels(clip: np.ndarray) -> float:
     return 10 * float(np.log10(energies[len(energies) // 2 :].mean()))
 
 
-@given(st.floats(-10, 30), st.integers(1, 60), st.integers(1, 60))
-def test_noise_is_as_far_below_as_asked(ratio: float, size: int, noise_size: int) -> None:
+@given(st.integers(-10, 30), st.integers(1, 60), st.integers(1, 60))
+def test_noise_is_as_far_below_as_asked(ratio: int, size: int, noise_size: int) -> None:
     clip = rng(size).uniform(-4, 2, (size, 6))
     mixed = mix_noise(clip, rng(noise_size).uniform(-9, -5, (noise_size, 6)), ratio, rng())
     added = np.log(np.exp(mixed) - np.exp(clip))

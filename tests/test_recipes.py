@@ -18,7 +18,8 @@ from speechseq.training.loop import train
 from speechseq.training.run_folder import METRICS
 
 FOLDER = Path(__file__).parent.parent / "recipes"
-RECIPES = sorted(FOLDER.glob("*/*.yaml"))
+CARDS = sorted(FOLDER.glob("*/*.card.yaml"))
+RECIPES = sorted(set(FOLDER.glob("*/*.yaml")) - set(CARDS))
 
 SMALL = (
     "training.epochs=1", "model.hidden=8", "model.channels=4", "model.layers=2",
@@ -106,6 +107,13 @@ def test_a_corpus_trains(corpus: str, place: Callable[[str], Path], tmp_path: Pa
     recipe = read_recipe(path)
     size = len(training_splits(recipe.data, 0)[0]) // 3 + 1
     trains(read_recipe(path, [f"training.batch={size}"]), tmp_path / "run")
+
+
+@pytest.mark.parametrize("path", CARDS, ids=named)
+def test_a_card_belongs_to_a_recipe_and_is_plain_text(path: Path) -> None:
+    card = yaml.safe_load(path.read_text())
+    assert path.with_name(path.name.replace(".card", "")) in RECIPES
+    assert json.loads(json.dumps(card)) == card
 
 
 def test_there_are_recipes() -> None:

@@ -156,6 +156,8 @@ def masked_statistics(frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     mask = within(lengths, frames.shape[1]).unsqueeze(2).to(frames)
     count = lengths.clamp(min=1).view(-1, 1, 1).to(frames)
     mean = (frames * mask).sum(1, keepdim=True) / count
+    # The sum of many equal frames is rounded; in silence CMVN would blow up what that leaves.
+    mean = mean + ((frames - mean) * mask).sum(1, keepdim=True) / count
     variance = ((frames - mean).square() * mask).sum(1, keepdim=True) / count
     return mean, variance.sqrt()
 

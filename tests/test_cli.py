@@ -1,0 +1,620 @@
+"""The command line: what it prints where, its exit codes, and one line for every error."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import RATE, tone
+from layouts import make_layout
+
+from speechseq import __version__
+from speechseq.audio import write_wav
+from speechseq.cli import COMMANDS, main
+from speechseq.cli import data as data_command
+from speechseq.errors import SpeechseqError
+from speechseq.manifest import Utterance, read_manifest, write_manifest
+from speechseq.recogniser import Recogniser, load
+from speechseq.training import export as export_module
+from speechseq.training import loop
+
+RECIPE = """
+data: {{corpus: fsdd, root: "{root}", tokens: words, validation_fraction: 0.2}}
+features: {{rate: 8000, mels: 20, low_hz: 60}}
+model: {{hidden: 24, layers: 1, front_end: stack, time_stride: 2, layer_norm: true}}
+training: {{epochs: 1, batch: 8, learning_rate: 0.01, ema: 0.5}}
+"""
+
+Called = tuple[int, str, str]
+Call = Callable[..., Called]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """A function that runs the command line: exit code, stdout, stderr."""
+
+    def run(*arguments: object) -> Called:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def fails(call: Call) -> Callable[..., str]:
+    """A function that expects an exit code, nothing on stdout and one line, which it returns."""
+
+    def run(code: int, *arguments: object) -> str:
+        found, out, err = call(*arguments)
+        assert found == code, err
+        assert out == ""
+        assert err.startswith("speechseq: ")
+        assert err.count("\n") == 1, err
+        return err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_layout("fsdd", tmp_path_factory.mktemp("corpora"))
+
+
+@pytest.fixture(scope="module")
+def recipe(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipes") / "tiny.yaml"
+    path.write_text(RECIPE.format(root=corpus))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder, trained by the command itself; overrides stand before and behind flags."""
+    place = tmp_path_factory.mktemp("runs") / "tiny"
+    words = ["train", recipe, "training.epochs=20", "-o", place, "--device", "cpu", "seed=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPEECHSEQ_CACHE", str(place.parent / "cache"))
+        assert main([str(word) for word in words]) == 0
+    return place
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """A folder of three clips, one of them below another folder, and a text file."""
+    folder = tmp_path / "clips"
+    (folder / "more").mkdir(parents=True)
+    for name, hertz in (("a.wav", 300.0), ("b.wav", 900.0), ("more/c.WAV", 600.0)):
+        write_wav(folder / name, tone(hertz, 0.4), RATE)
+    (folder / "notes.txt").write_text("no clip")
+    return folder
+
+
+# ---- train ----
+
+
+def test_training_takes_overrides_before_and_behind_flags(run: Path) -> None:
+    assert (run / "model.onnx").is_file()
+    text = (run / "recipe.yaml").read_text()
+    assert "epochs: 20" in text
+    assert "seed: 1" in text
+
+
+def test_training_prints_the_model_and_notes_the_rest(
+    call: Call, recipe: Path, tmp_path: Path
+) -> None:
+    code, out, err = call("train", recipe, "-o", tmp_path / "run")
+    assert code == 0
+    assert out == f"{tmp_path / 'run' / 'model.onnx'}\n"
+    assert "train: 48 utterances" in err
+    assert "validation: 12 utterances" in err
+    assert "epoch 1/1" in err
+    assert "parity with PyTorch" in err
+    assert "\x1b" not in err, "no bar where stderr is no terminal"
+
+
+def test_the_run_folder_is_named_after_the_recipe(
+    call: Call, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call("train", recipe)[:2] == (0, "runs/tiny/model.onnx\n")
+
+
+def test_a_stopped_run_is_taken_up(call: Call, recipe: Path, tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    monkey = pytest.MonkeyPatch()
+    step = loop.Training.step
+
+    def interrupted(self: loop.Training, batch: object) -> None:
+        step(self, batch)
+        if self.progress.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkey.context() as patch:
+        patch.setattr(loop.Training, "step", interrupted)
+        code, out, err = call("train", recipe, "-o", place)
+    assert (code, out) == (130, "")
+    assert err.endswith(f"go on with --resume {place}\nspeechseq: interrupted\n")
+    code, out, err = call("train", "--resume", place)
+    assert (code, out) == (0, f"{place / 'model.onnx'}\n")
+    assert "resumed at epoch 1, step 2/6" in err
+
+
+def test_what_to_train_is_said_once(fails: Callable[..., str], recipe: Path, run: Path) -> None:
+    for words in ([], [recipe, "--resume", run]):
+        assert "give a recipe, or --resume RUN, and not both" in fails(2, "train", *words)
+
+
+def test_a_recipes_mistakes_are_usage_errors(
+    fails: Callable[..., str], recipe: Path, tmp_path: Path
+) -> None:
+    for override, message in (
+        ("training.epoch=3", "unknown key 'training.epoch'; did you mean 'epochs'?"),
+        ("training.epochs=many", "a whole number goes here"),
+        ("epochs", "not an override; write section.key=value"),
+        ("data.corpus=fsd", "did you mean 'fsdd'?"),
+    ):
+        err = fails(2, "train", recipe, override, "-o", tmp_path / "run")
+        assert message in err
+    assert "give a recipe file" in fails(2, "train", tmp_path / "no.yaml")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_trained_over(call: Call, recipe: Path, run: Path) -> None:
+    code, out, err = call("train", recipe, "-o", run)
+    assert (code, out) == (1, "")
+    assert "holds a run already; name another with -o" in err.splitlines()[-1]
+
+
+def test_resuming_what_is_no_run(fails: Callable[..., str], tmp_path: Path) -> None:
+    assert "not a run folder" in fails(1, "train", "--resume", tmp_path)
+
+
+# ---- transcribe ----
+
+
+def test_one_file_is_its_text_alone(call: Call, run: Path, corpus: Path) -> None:
+    right = 0
+    for utterance in [u for u in manifest_of(corpus) if u.split == "test"][:10]:
+        code, out, err = call("transcribe", utterance.audio_filepath, "-m", run)
+        assert (code, err) == (0, "")
+        assert out.count("\n") == 1
+        right += out == f"{utterance.text}\n"
+    assert right >= 7
+
+
+def manifest_of(corpus: Path) -> list[Utterance]:
+    from speechseq.corpora import CORPORA
+
+    return CORPORA["fsdd"].read(corpus)
+
+
+def test_many_files_are_named(call: Call, run: Path, clips: Path) -> None:
+    paths = [clips / "b.wav", clips / "a.wav"]
+    code, out, err = call("transcribe", *paths, paths[0], "-m", run)
+    assert (code, err) == (0, "")
+    assert [line.split("\t")[0] for line in out.splitlines()] == list(map(str, paths))
+
+
+def test_a_folder_is_searched(call: Call, run: Path, clips: Path) -> None:
+    _, out, _ = call("transcribe", clips, "-m", run)
+    names = [line.split("\t")[0] for line in out.splitlines()]
+    assert names == [str(clips / name) for name in ("a.wav", "b.wav", "more/c.WAV")]
+
+
+def test_a_pattern_is_expanded(call: Call, run: Path, clips: Path) -> None:
+    _, out, _ = call("transcribe", f"{clips}/**/[ac].*", "-m", run)
+    names = [line.split("\t")[0] for line in out.splitlines()]
+    assert sorted(names) == [str(clips / "a.wav"), str(clips / "more/c.WAV")]
+
+
+def test_a_name_that_looks_like_a_pattern_is_a_file(call: Call, run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "clip[1].wav"
+    write_wav(path, tone(300.0, 0.4), RATE)
+    assert call("transcribe", path, "-m", run)[0] == 0
+
+
+def test_stdin_is_read(call: Call, run: Path, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = call("transcribe", clips / "a.wav", "-m", run)
+    data = (clips / "a.wav").read_bytes()
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(data)))
+    assert call("transcribe", "-", "-m", run) == expected
+
+
+def test_json_is_one_line_a_file(call: Call, run: Path, clips: Path) -> None:
+    code, out, err = call("transcribe", clips, "-m", run, "-f", "json")
+    assert (code, err) == (0, "")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [Path(row["file"]).name for row in rows] == ["a.wav", "b.wav", "c.WAV"]
+    assert all(row["duration"] == 0.4 for row in rows)
+    assert all({"start", "end", "confidence", "text"} == set(w) for r in rows for w in r["words"])
+
+
+def test_one_bad_file_among_many(call: Call, run: Path, clips: Path) -> None:
+    (clips / "b.wav").write_bytes(b"no audio")
+    code, out, err = call("transcribe", clips, "-m", run)
+    assert code == 3
+    names = [line.split("\t")[0] for line in out.splitlines()]
+    assert names == [str(clips / "a.wav"), str(clips / "more/c.WAV")]
+    bad, summary = err.splitlines()
+    assert str(clips / "b.wav") in bad
+    assert summary == "speechseq: 1 of 3 inputs failed; they are named above"
+
+
+def test_one_bad_file_alone(fails: Callable[..., str], run: Path, tmp_path: Path) -> None:
+    assert "nothing.wav" in fails(1, "transcribe", tmp_path / "nothing.wav", "-m", run)
+
+
+def test_files_are_written_and_never_over_another(
+    call: Call, fails: Callable[..., str], run: Path, clips: Path, tmp_path: Path
+) -> None:
+    words = ["transcribe", clips, "-m", run, "-o", tmp_path / "out"]
+    assert call(*words) == (0, "", "")
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"a.txt", "b.txt", "c.txt"}
+    (tmp_path / "out" / "b.txt").write_text("mine")
+    (tmp_path / "out" / "a.txt").unlink()
+    assert "is there already; --force writes over it" in fails(2, *words)
+    assert not (tmp_path / "out" / "a.txt").exists(), "nothing is done by halves"
+    assert (tmp_path / "out" / "b.txt").read_text() == "mine"
+    assert call(*words, "--force") == (0, "", "")
+    expected = call("transcribe", clips / "b.wav", "-m", run)[1]
+    assert (tmp_path / "out" / "b.txt").read_text() == expected
+    call(*words, "-f", "json")
+    assert json.loads((tmp_path / "out" / "c.json").read_text())["duration"] == 0.4
+
+
+def test_two_inputs_may_not_share_a_file(
+    fails: Callable[..., str], run: Path, clips: Path, tmp_path: Path
+) -> None:
+    write_wav(clips / "more" / "a.wav", tone(300.0, 0.4), RATE)
+    err = fails(2, "transcribe", clips, "-m", run, "-o", tmp_path / "out")
+    assert f"both {clips}/a.wav and {clips}/more/a.wav would be written there" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_to_transcribe(fails: Callable[..., str], tmp_path: Path) -> None:
+    assert "no audio in this folder" in fails(2, "transcribe", tmp_path)
+    assert "matches no file; check" in fails(2, "transcribe", tmp_path / "*.wav")
+    assert "the following arguments are required: FILE" in fails(2, "transcribe")
+
+
+# ---- what is not understood ----
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["transcrib"], "'transcrib'"),
+        ([], "required: COMMAND"),
+        (["transcribe", "x.wav", "--frmat", "json"], "unknown argument --frmat"),
+        (["transcribe", "x.wav", "-f", "jsn"], "unknown format 'jsn'; did you mean 'json'?"),
+        (["transcribe", "x.wav", "--device", "gpu"], "'gpu'"),
+        (["evaluate"], "required: MODEL"),
+        (["evaluate", "m", "more"], "unknown argument more"),
+        (["evaluate", "m", "--corpus", "a", "--manifest", "b"], "not allowed with"),
+        (["export", "run"], "required: -o"),
+        (["data"], "required: ACTION"),
+        (["data", "lst"], "'lst'"),
+        (["data", "stats", "fsd"], "unknown corpus 'fsd'; did you mean 'fsdd'?"),
+        (["train", "a.yaml", "--resum", "b", "--nothing"], "--nothing"),
+        (["models", "a", "b"], "unknown argument b"),
+    ],
+)
+def test_usage_errors(words: list[str], message: str, fails: Callable[..., str]) -> None:
+    assert message in fails(2, *words)
+
+
+@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in COMMANDS)])
+def test_help_is_on_stdout(words: list[str], call: Call) -> None:
+    code, out, err = call(*words)
+    assert (code, err) == (0, "")
+    assert out.startswith("usage: speechseq")
+    assert words == ["--help"] or COMMANDS[words[0]].HELP in out
+
+
+def test_the_version(call: Call) -> None:
+    assert call("--version") == (0, f"speechseq {__version__}\n", "")
+
+
+def test_debug_shows_where(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpeechseqError, match=r"nothing\.wav"):
+        main(["transcribe", str(tmp_path / "nothing.wav"), "-m", str(run), "--debug"])
+
+
+def test_what_nobody_foresaw_is_one_line_too(
+    fails: Callable[..., str], run: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Recogniser, "transcribe", broken)
+    err = fails(1, "transcribe", clips / "a.wav", "-m", run)
+    assert err == "speechseq: RuntimeError: broken; run with --debug and report it\n"
+
+
+def test_an_interrupt_is_130(
+    fails: Callable[..., str], run: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Recogniser, "transcribe", stopped)
+    err = fails(130, "transcribe", clips / "a.wav", "-m", run)
+    assert err == "speechseq: interrupted\n"
+
+
+@pytest.mark.parametrize("words", [["train", "{recipe}"], ["export", "{run}", "-o", "m.onnx"]])
+def test_without_torch_it_says_what_to_install(
+    words: list[str],
+    fails: Callable[..., str],
+    recipe: Path,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("speechseq.cli.terminal.find_spec", lambda name: None)
+    words = [word.format(recipe=recipe, run=run) for word in words]
+    err = fails(1, *words)
+    assert err == "speechseq: torch: not installed; pip install 'speechseq[train]'\n"
+
+
+def test_a_device_that_onnxruntime_lacks(
+    fails: Callable[..., str], run: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    words = ["transcribe", clips / "a.wav", "-m", run / "model.onnx", "--device"]
+    err = fails(2, *words, "cuda")
+    assert "'pip install onnxruntime-gpu', or use --device cpu, or give a run folder" in err
+    assert "device mps" in fails(2, *words, "mps")
+    assert "no such model" in fails(1, *words[:3], "nothing", "--device", "cuda")
+
+
+def test_a_run_folder_goes_to_pytorch(
+    fails: Callable[..., str], run: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    err = fails(1, "transcribe", clips / "a.wav", "-m", run, "--device", "mps")
+    assert err == "speechseq: device mps: PyTorch finds none here; use --device cpu or auto\n"
+
+
+# ---- export ----
+
+
+def test_exporting_again(call: Call, run: Path, clips: Path, tmp_path: Path) -> None:
+    path = tmp_path / "again.onnx"
+    code, out, err = call("export", run, "-o", path)
+    assert (code, out) == (0, f"{path}\n")
+    assert "texts equal" in err
+    assert "noise alone" not in err
+    expected = call("transcribe", clips, "-m", run)
+    assert call("transcribe", clips, "-m", path) == expected
+
+
+def test_exporting_in_8_bits_says_what_it_costs(call: Call, run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "small.onnx"
+    code, out, err = call("export", run, "-o", path, "--int8")
+    assert (code, out) == (0, f"{path}\n")
+    assert path.stat().st_size < (run / "model.onnx").stat().st_size
+    *_, size, accuracy = err.splitlines()
+    assert " -> " in size
+    assert size.endswith(" MB")
+    assert "% on 12 utterances, real-time factor " in accuracy
+    assert load(path).vocabulary == load(run).vocabulary
+
+
+def test_a_card_is_kept(call: Call, fails: Callable[..., str], run: Path, tmp_path: Path) -> None:
+    card = tmp_path / "card.yaml"
+    card.write_text("name: tiny tones\ncommand: speechseq train tiny.yaml\n")
+    assert call("export", run, "-o", tmp_path / "m.onnx", "--card", card)[0] == 0
+    code, out, err = call("models", tmp_path / "m.onnx")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert found["name"] == "tiny tones"
+    assert found["licence"] == "CC BY-SA 4.0"
+    card.write_text("[1, 2]")
+    words = ["export", run, "-o", tmp_path / "n.onnx", "--card"]
+    assert "card.yaml: not a mapping" in fails(2, *words, card)
+    assert "not a readable YAML card" in fails(2, *words, tmp_path / "none.yaml")
+
+
+def test_an_export_without_its_corpus_compares_on_noise(
+    call: Call, run: Path, tmp_path: Path
+) -> None:
+    words = ["export", run, "-o", tmp_path / "m.onnx", "--int8", "--root", tmp_path / "gone"]
+    code, _, err = call(*words)
+    assert code == 0
+    assert "comparing on noise alone: " in err
+    assert "accuracy not measured" in err
+
+
+@pytest.mark.parametrize(
+    ("limit", "flags", "message"),
+    [("TOLERANCE", [], "not written; its graph"), ("MOST_INT8_LOSS", ["--int8"], "int8 loses")],
+)
+def test_a_failed_gate_writes_nothing(
+    limit: str,
+    flags: list[str],
+    message: str,
+    call: Call,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(export_module, limit, -1.0)
+    code, out, err = call("export", run, "-o", tmp_path / "m.onnx", *flags)
+    assert (code, out) == (4, "")
+    assert message in err.splitlines()[-1]
+    assert not list(tmp_path.glob("*.onnx*"))
+
+
+# ---- evaluate ----
+
+
+def test_evaluating_on_the_corpus(call: Call, run: Path, corpus: Path, tmp_path: Path) -> None:
+    report, picture = tmp_path / "report.json", tmp_path / "confusion.png"
+    words = ["evaluate", run, "--root", corpus, "-o", report, "--png", picture]
+    code, out, err = call(*words)
+    assert (code, err) == (0, "")
+    assert out.startswith("40 utterances")
+    for part in ("accuracy", "95 % interval", "WER", "CER", "real-time factor", "recall", "said"):
+        assert part in out
+    found = json.loads(report.read_text())
+    assert found["utterances"] == len(found["items"]) == 40
+    assert found["accuracy"]["value"] > 0.7
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluating_on_a_manifest(
+    call: Call, fails: Callable[..., str], run: Path, corpus: Path, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "own.jsonl"
+    utterances = manifest_of(corpus)
+    write_manifest(manifest, utterances)
+    assert call("evaluate", run, "--manifest", manifest)[1].startswith("100 utterances")
+    _, out, _ = call("evaluate", run, "--manifest", manifest, "--split", "test")
+    assert out.startswith("40 utterances")
+    err = fails(2, "evaluate", run, "--manifest", manifest, "--split", "tst")
+    assert "no utterance of split 'tst'" in err
+    (tmp_path / "bad.wav").write_bytes(b"")
+    bad = Utterance(str(tmp_path / "bad.wav"), 1.0, "one")
+    write_manifest(manifest, [*utterances[:5], bad])
+    code, out, err = call("evaluate", run, "--manifest", manifest)
+    assert code == 3
+    assert out.startswith("5 utterances")
+    assert "bad.wav" in out
+    assert err == "speechseq: 1 of 6 could not be read\n"
+
+
+def test_evaluating_what_is_not_there(
+    fails: Callable[..., str], run: Path, corpus: Path, tmp_path: Path
+) -> None:
+    words = ["evaluate", run, "--root"]
+    assert "no split 'dev'" in fails(2, *words, corpus, "--split", "dev")
+    assert "no such file or folder" in fails(1, *words, tmp_path / "gone")
+    assert "unknown data.corpus 'fsd'" in fails(2, "evaluate", run, "--corpus", "fsd")
+    assert "no such model file" in fails(1, "evaluate", "nothing")
+
+
+# ---- data, models ----
+
+
+def test_data_are_listed(
+    call: Call, corpus: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SPEECHSEQ_CORPORA", str(corpus.parent))
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call("data", "list")
+    assert (code, err) == (0, "")
+    rows = {line.split("\t")[0]: line.split("\t") for line in out.splitlines()}
+    assert len(rows) == 11
+    assert rows["fsdd"][2:] == ["train test", "CC BY-SA 4.0", str(corpus)]
+    assert rows["an4"][4] == "not here"
+    assert rows["jsonl"][2:] == ["your own", "", ""]
+
+
+def test_data_are_prepared_once(
+    call: Call, fails: Callable[..., str], corpus: Path, tmp_path: Path
+) -> None:
+    words = ["data", "prepare", "fsdd", "--root", corpus, "-o", tmp_path / "out"]
+    code, out, err = call(*words)
+    assert (code, err) == (0, "")
+    expected = {f"{tmp_path}/out/train.jsonl\t60", f"{tmp_path}/out/test.jsonl\t40"}
+    assert set(out.splitlines()) == expected
+    test = read_manifest(tmp_path / "out" / "test.jsonl")
+    assert all(Path(u.audio_filepath).is_absolute() for u in test)
+    assert {u.split for u in test} == {"test"}
+    assert "is there already; name another folder" in fails(2, *words)
+
+
+def test_data_are_counted(call: Call, corpus: Path, tmp_path: Path) -> None:
+    code, out, err = call("data", "stats", "fsdd", "--root", corpus)
+    assert (code, err) == (0, "")
+    assert "train: 60 utterances, 0.01 h, 2 speakers, 0.40–0.40 s, 60 words, 10 texts" in out
+    assert "share 2 speakers and 0 stretches of audio" in out
+    _, held, _ = call("data", "stats", "fsdd", "--root", corpus, "--held-out-speaker", "anna")
+    assert "test: 50 utterances" in held
+    assert "share 0 speakers" in held
+    manifest = tmp_path / "own.jsonl"
+    write_manifest(manifest, [Utterance("a.wav", 2.0, "yes no")])
+    assert call("data", "stats", manifest)[1].startswith("all: 1 utterances")
+
+
+def test_options_of_another_corpus(fails: Callable[..., str], corpus: Path) -> None:
+    err = fails(1, "data", "stats", "fsdd", "--root", corpus, "--unknown")
+    assert "data.unknown: corpus fsdd has no such option" in err
+
+
+@pytest.mark.parametrize("name", ["folder", "csv", "jsonl"])
+def test_ones_own_data_are_not_downloaded(name: str, fails: Callable[..., str]) -> None:
+    assert f"{name}: is your own data" in fails(2, "data", "download", name)
+
+
+def test_every_action_is_documented(call: Call) -> None:
+    out = call("data", "--help")[1]
+    assert all(action in out for action in data_command.ACTIONS)
+
+
+def test_models_are_listed(
+    call: Call, fails: Callable[..., str], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("speechseq.model_file.BUNDLED", run)
+    code, out, err = call("models")
+    assert (code, err) == (0, "")
+    name, size, corpus, licence = out.rstrip("\n").split("\t")
+    assert (name, licence) == ("model", "CC BY-SA 4.0")
+    assert size.endswith(" MB")
+    assert "Digit" in corpus
+    assert json.loads(call("models", "model")[1])["name"] == "tiny"
+    assert "modl: no such model file, run folder or bundled model; did you mean 'model'?" in fails(
+        1, "models", "modl"
+    )
+
+
+# ---- as a process ----
+
+
+def process(*words: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "speechseq", *map(str, words)], input=stdin, capture_output=True
+    )
+
+
+def test_a_process_transcribes_its_stdin(run: Path, clips: Path) -> None:
+    data = (clips / "a.wav").read_bytes()
+    done = process("transcribe", "-", "-m", run, stdin=data)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == process("transcribe", clips / "a.wav", "-m", run).stdout
+
+
+def test_a_process_exits_with_the_code(tmp_path: Path) -> None:
+    done = process("transcribe", tmp_path / "nothing.wav", "-m", "nothing")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.count(b"\n") == 1
+    debug = process("transcribe", tmp_path / "nothing.wav", "-m", "nothing", "--debug")
+    assert debug.returncode == 1
+    assert b"Traceback" in debug.stderr
+
+
+@pytest.mark.parametrize("words", [["data", "list"], ["--help"], ["transcribe", "{clips}"]])
+def test_a_reader_that_goes_away_is_no_error(words: list[str], run: Path, clips: Path) -> None:
+    words = [word.format(clips=clips) for word in words]
+    if words[0] == "transcribe":
+        words += ["-m", str(run)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "speechseq", *words], stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    assert done.stderr == b""
+    assert done.returncode == 0
