@@ -32,7 +32,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from speechseq.errors import SpeechseqError
 from speechseq.manifest import Utterance, read_utterance
-from speechseq.recipe import AugmentSettings, Recipe, read_recipe
+from speechseq.recipe import AugmentSettings, Recipe
+from speechseq.recipe_file import read_recipe
 from speechseq.recogniser import pad
 from speechseq.splits import training_splits
 from speechseq.training.encoder import CELLS, FRONT_ENDS

@@ -21,9 +21,10 @@ from speechseq.model_file import BUNDLED
 from speechseq.recipe_file import read_recipe
 from speechseq.recogniser import load
 from speechseq.splits import load_split
+from speechseq.training.encoder import load_network
 from speechseq.training.export import card_of, export_network
 from speechseq.training.loop import train
-from speechseq.training.run_folder import MODEL, WEIGHTS, load_network, read_run
+from speechseq.training.run_folder import MODEL, WEIGHTS, read_run
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,7 +15,8 @@ from safetensors.torch import load as load_tensors
 
 from speechseq.errors import DataError, ModelError
 from speechseq.manifest import read_manifest, write_manifest
-from speechseq.recipe import Recipe, read_recipe
+from speechseq.recipe import Recipe
+from speechseq.recipe_file import read_recipe
 from speechseq.recogniser import load
 from speechseq.training.checkpoint import FOLDER, PATTERN
 from speechseq.training.loop import learning_rate, loss_of, train

@@ -23,9 +23,9 @@ from speechseq.recipe import (
     FeatureSettings,
     ModelSettings,
     Recipe,
-    read_recipe,
     recipe_from_dict,
 )
+from speechseq.recipe_file import read_recipe
 
 SECTIONS: dict[str, type] = {
     name: kind

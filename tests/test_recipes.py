@@ -11,7 +11,8 @@ import yaml
 from layouts import make_layout
 
 from speechseq.corpora import CORPORA
-from speechseq.recipe import Recipe, read_recipe
+from speechseq.recipe import Recipe
+from speechseq.recipe_file import read_recipe
 from speechseq.recogniser import load
 from speechseq.splits import corpus_options, training_splits
 from speechseq.training.loop import train

@@ -51,13 +51,13 @@ def test_a_recipe_chooses_among_all_entries_of_a_table(setting: str) -> None:
 
 def setting_names() -> dict[str, object]:
     """Every setting with its default; the seed is the only number outside a section."""
-    return {
-        "seed": Recipe().seed,
+    inside = {
         f"{section.name}.{field.name}": getattr(getattr(Recipe(), section.name), field.name)
         for section in dataclasses.fields(Recipe)
         if dataclasses.is_dataclass(getattr(Recipe(), section.name))
         for field in dataclasses.fields(getattr(Recipe(), section.name))
     }
+    return {"seed": Recipe().seed, **inside}
 
 
 @pytest.mark.parametrize("name", [*CHOICES, *BOUNDS])

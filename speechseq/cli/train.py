@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from speechseq.recipe import Recipe, read_recipe
+    from speechseq.recipe import Recipe
+    from speechseq.recipe_file import read_recipe
 
     if bool(arguments.words) == bool(arguments.resume):
         raise UsageError("train: give a recipe, or --resume RUN, and not both; see train --help")
