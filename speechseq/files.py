@@ -63,6 +63,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def refuse_existing(path: Path) -> None:
+    """Raise a DataError where something, a dangling link included, has this name."""
     if os.path.lexists(path):
         raise DataError(f"{path}: is already there; delete it or give another name")
 

@@ -202,3 +202,8 @@ def test_the_class_loss_equals_pytorchs_label_smoothing() -> None:
     log_probs = scores.log_softmax(1).unsqueeze(1)
     ones = torch.ones(4, dtype=torch.long)
     torch.testing.assert_close(loss_of(log_probs, ones, labels, ones, 0.1), expected)
+
+
+def test_training_leaves_the_process_as_it_was(write_recipe, tmp_path: Path) -> None:
+    train(read_recipe(write_recipe(), ["training.epochs=1"]), tmp_path / "run", device="cpu")
+    assert torch.tensor(1e-42).mul(1.0).item() > 0  # denormals are numbers again

@@ -46,6 +46,7 @@ class Bar:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add --device."""
     parser.add_argument("--device", default="auto", choices=DEVICES, help="default: auto")
 
 
@@ -69,6 +70,11 @@ def open_recogniser(model: str | None, device: str) -> Recogniser:
 
 
 def need_training() -> None:
+    """Refuse, in one line, to train where the packages for it are not installed.
+
+    Raises:
+        SpeechseqError: one of them is missing.
+    """
     missing = [name for name in ("torch", "torchaudio", "onnx") if find_spec(name) is None]
     if missing:
         raise SpeechseqError(f"{missing[0]}: not installed; pip install 'speechseq[train]'")

@@ -197,6 +197,7 @@ def _normalise_utterance(graph: Graph, frames: str, lengths: str) -> str:
         return graph.add("Div", total, count)
 
     centred = graph.add("Sub", frames, mean(frames))
+    centred = graph.add("Sub", centred, mean(centred))  # twice, as `masked_statistics`
     deviation = graph.add("Sqrt", mean(graph.add("Mul", centred, centred)))
     return graph.add("Div", centred, graph.add("Max", deviation, graph.constant(LEAST_DEVIATION)))
 

@@ -77,8 +77,22 @@ def train(
         KeyboardInterrupt: stopped by a signal, after the checkpoint is written.
         GateFailed: the exported file does not compute what the network computes.
     """
-    training = prepare(recipe, run, device=device, resume=resume, note=note, show=show)
-    with _metrics(run, training.progress) as write, _stop_requested() as stopped:
+    with _flushed_denormals():
+        training = prepare(recipe, run, device=device, resume=resume, note=note, show=show)
+        run_epochs(training, note, show)
+    recipe, vocabulary = training.recipe, training.vocabulary
+    best = load_network(run / WEIGHTS, recipe, len(vocabulary))
+    clips = [u for u in training.validation.utterances if u.audio_filepath]
+    return export_run(best, recipe, vocabulary, run / MODEL, utterances=clips, note=note)
+
+
+def run_epochs(training: Training, note: Note, show: Show) -> None:
+    """Run the epochs that are left; each ends with a validation, a checkpoint and a line.
+
+    Raises:
+        KeyboardInterrupt: stopped by a signal, after a checkpoint.
+    """
+    with _metrics(training.run, training.progress) as write, _stop_requested() as stopped:
         while not training.finished():
             began = time.perf_counter()
             for batch in training.batches():
@@ -87,17 +101,15 @@ def train(
                 if stopped():
                     training.progress.seconds += time.perf_counter() - began
                     training.checkpoint()
-                    note(f"stopped at step {training.progress.step}; go on with --resume {run}")
+                    note(
+                        f"stopped at step {training.progress.step}; go on with --resume {training.run}"
+                    )
                     raise KeyboardInterrupt
             training.progress.seconds += time.perf_counter() - began
             row = training.end_epoch()
             write(row)
             training.checkpoint()
             note(_line(row, training.recipe.training.epochs))
-    recipe, vocabulary = training.recipe, training.vocabulary
-    best = load_network(run / WEIGHTS, recipe, len(vocabulary))
-    clips = [u for u in training.validation.utterances if u.audio_filepath]
-    return export_run(best, recipe, vocabulary, run / MODEL, utterances=clips, note=note)
 
 
 def prepare(
@@ -111,7 +123,6 @@ def prepare(
     if resume:
         recipe, vocabulary = read_run(run)
     torch.manual_seed(recipe.seed)
-    torch.set_flush_denormal(True)
     utterances, held = training_splits(recipe.data, recipe.seed)
     if shared := shared_audio(utterances, held):
         raise DataError(
@@ -367,6 +378,16 @@ def _line(row: dict[str, Any], epochs: int) -> str:
             f"error {100 * row['validation_error']:.2f} %"
         )
     return line
+
+
+@contextmanager
+def _flushed_denormals() -> Iterator[None]:
+    """Let numbers near zero be zero: gates and averages reach them, and they are slow."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 @contextmanager

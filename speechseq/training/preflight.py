@@ -43,6 +43,7 @@ def preflight(
 
 
 def vocabulary_of(recipe: Recipe, utterances: Sequence[Utterance]) -> Vocabulary:
+    """Collect the tokens of the training texts, and the space where utterances are joined."""
     texts = [utterance.text for utterance in utterances]
     if spells_joins(recipe):
         texts.append(" ".join(texts[:1] * 2))
@@ -50,6 +51,7 @@ def vocabulary_of(recipe: Recipe, utterances: Sequence[Utterance]) -> Vocabulary
 
 
 def spells_joins(recipe: Recipe) -> bool:
+    """Tell whether joined utterances need a space spelt between them."""
     return recipe.augment.join > 1 and recipe.data.tokens == "characters"
 
 
