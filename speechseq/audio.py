@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,6 +24,12 @@ LONGEST_HEADER_SECONDS = 1e6
 
 MAX_CHANNELS = 64
 RATES = (100, 1_000_000)
+UNKNOWN_BYTES = 0x7FFF0000
+"""Lengths from here on are what programs write that stream a wav and cannot know its end."""
+
+_CUT_SHORT = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+"""What libsndfile notes of a wav's sound that is shorter than its header says; it reads on."""
+
 BLOCK_FRAMES = 1 << 18
 """Frames read at a time, so that memory follows what is there and not what a header claims."""
 
@@ -35,12 +42,12 @@ def read_audio(
     """Read a file, its bytes or a stream: float32 (samples,) in [-1, 1], mono, at `rate`.
 
     Channels are averaged; other rates are resampled (soxr). `offset` and `duration` are seconds;
-    a duration of 0 reads to the end. A file cut short gives the samples that are there, where
-    its format can be read without its end; a wav header's length of 0xFFFFFFFF means just that.
+    a duration of 0 reads to the end. A wav header's length of 0xFFFFFFFF, as programs write that
+    cannot know it yet, stands for all there is.
 
     Raises:
         AudioError: there is no such file, it is not audio, holds no sample or a NaN, is cut
-            short before its first sample, or is longer than MAX_SECONDS.
+            short, or is longer than MAX_SECONDS.
     """
     where = name_of(source)
     _check_stretch(where, offset, duration)
@@ -105,6 +112,13 @@ def _open(source: Source, where: str) -> soundfile.SoundFile:
         shape = f"{file.channels} channels at {file.samplerate} Hz"
         file.close()
         raise AudioError(f"{where}: its header says {shape}; convert it to something usual")
+    if cut := _CUT_SHORT.search(file.extra_info):
+        promised, there = map(int, cut.groups())
+        if there < promised < UNKNOWN_BYTES:
+            file.close()
+            raise AudioError(
+                f"{where}: cut short, {there} of {promised} bytes of sound are there; copy it again"
+            )
     return file
 
 

@@ -156,8 +156,11 @@ def test_streamed_wav_is_read_to_its_end() -> None:
     assert len(read_audio(wav(pcm(100), claimed=UNKNOWN_LENGTH), RATE)) == 100
 
 
-def test_wav_cut_short_gives_what_is_there() -> None:
-    assert len(read_audio(wav(pcm(100), claimed=2_000_000_000), RATE)) == 100
+@pytest.mark.parametrize("claimed", [202, 400, 2_000_000_000])
+def test_wav_cut_short_is_named(claimed: int) -> None:
+    message = f"cut short, 200 of {claimed} bytes of sound are there; copy it again"
+    with pytest.raises(AudioError, match=message):
+        read_audio(wav(pcm(100), claimed=claimed), RATE)
 
 
 def test_a_link_is_followed(tmp_path: Path) -> None:
@@ -216,7 +219,7 @@ def test_no_permission(tmp_path: Path) -> None:
         (wav(pcm(9))[:30], "not audio that can be read"),
         (wav(b""), "holds no samples"),
         (wav(pcm(1)[:1]), "holds no samples"),
-        (wav(b"", claimed=4000), "holds no samples"),
+        (wav(b"", claimed=4000), "cut short, 0 of 4000 bytes"),
         (wav(b"", claimed=UNKNOWN_LENGTH), "holds no samples"),
         (wav(pcm(100), claimed=0), "holds no samples"),
         (wav(pcm(9), rate=0), "not audio that can be read"),
