@@ -139,6 +139,17 @@ def test_what_ctc_cannot_learn_is_named_and_dropped(
     assert "needs 79" in dropped[0]
     assert "holds no token" in dropped[1]
     assert any(note.startswith("train: 34 utterances") for note in notes)
+    assert "words: 3, each 11 to 12 times" in notes
+
+
+def test_rare_tokens_are_named(write_recipe, tones: Path, tmp_path: Path) -> None:
+    utterances = read_manifest(tones)
+    utterances[0] = dataclasses.replace(utterances[0], text="seldom")
+    write_manifest(tones, utterances)
+    notes: list[str] = []
+    recipe = read_recipe(write_recipe(), ["training.epochs=1"])
+    train(recipe, tmp_path / "run", device="cpu", note=notes.append)
+    assert "words: 4, each 1 to 12 times; under 5 times: 'seldom'" in notes
 
 
 def test_a_validation_text_with_new_letters_is_named(

@@ -157,7 +157,8 @@ def prepare(
         ),
         steps=data.steps(recipe.training.epochs),
     )
-    for line in preflight(split, training.validation, network, training.steps):
+    lines = preflight(split, training.validation, vocabulary, network=network, steps=training.steps)
+    for line in lines:
         note(line)
     if resume:
         training.take_up(note)

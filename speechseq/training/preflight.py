@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,10 +28,19 @@ class Split:
     references: Sequence[str]
 
 
+RARE = 5
+"""Tokens seen less often than this in training are named before it."""
+
+
 def preflight(
-    training: Split, validation: Split, network: SpeechNetwork, steps: int
+    training: Split,
+    validation: Split,
+    vocabulary: Vocabulary,
+    *,
+    network: SpeechNetwork,
+    steps: int,
 ) -> Iterator[str]:
-    """Say what is about to be trained on what."""
+    """Say what is about to be trained on what: data, label coverage, size."""
     for name, split in (("train", training), ("validation", validation)):
         hours = sum(u.duration for u in split.utterances) / 3600
         speakers = len({u.speaker for u in split.utterances if u.speaker})
@@ -38,8 +48,20 @@ def preflight(
             f"{name}: {len(split.utterances)} utterances, {hours:.2f} h, "
             f"{speakers or 'unknown'} speakers"
         )
+    yield _coverage(training, vocabulary)
     both = len(shared_speakers(training.utterances, validation.utterances))
     yield f"speakers in both: {both}; parameters: {parameters(network):,}; steps: {steps:,}"
+
+
+def _coverage(training: Split, vocabulary: Vocabulary) -> str:
+    """Say how often the tokens occur, and name those that are too rare to be learnt."""
+    counts = Counter(number for label in training.labels for number in label)
+    seen = {vocabulary.tokens[n]: counts[n] for n in range(len(vocabulary)) if counts[n]}
+    rare = [repr(token) for token, count in seen.items() if count < RARE]
+    line = (
+        f"{vocabulary.kind}: {len(seen)}, each {min(seen.values())} to {max(seen.values())} times"
+    )
+    return line + (f"; under {RARE} times: {', '.join(rare)}" if rare else "")
 
 
 def vocabulary_of(recipe: Recipe, utterances: Sequence[Utterance]) -> Vocabulary:
