@@ -16,8 +16,11 @@ import soundfile
 
 from speechseq.errors import AudioError
 
-MAX_SECONDS = 4 * 3600.0
-"""Longest stretch read at once."""
+MAX_SECONDS = 3600.0
+"""Longest stretch read at once; a network's memory grows with it (1.5 GB for half an hour)."""
+
+SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".sph", ".mp3", ".aiff", ".au")
+"""What audio files end in, the public corpora's first."""
 
 LONGEST_HEADER_SECONDS = 1e6
 """Lengths beyond this (11 days) in a header stand for "unknown" or are a lie."""
@@ -27,8 +30,14 @@ RATES = (100, 1_000_000)
 UNKNOWN_BYTES = 0x7FFF0000
 """Lengths from here on are what programs write that stream a wav and cannot know its end."""
 
-_CUT_SHORT = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
-"""What libsndfile notes of a wav's sound that is shorter than its header says; it reads on."""
+_CUT_SHORT = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+"""What libsndfile notes of a wav, aiff or au shorter than its header says; it reads on."""
+
+_NO_END = "Last page lacks an end-of-stream bit"
+"""What it notes of an ogg that is cut."""
+
+LEAST_SHARE = 0.98
+"""Of the frames a header promises; an mp3's may be an estimate."""
 
 BLOCK_FRAMES = 1 << 18
 """Frames read at a time, so that memory follows what is there and not what a header claims."""
@@ -103,6 +112,8 @@ def _open(source: Source, where: str) -> soundfile.SoundFile:
     elif isinstance(source, bytes) or not source.seekable():
         source = _in_memory(source if isinstance(source, bytes) else source.read(), where)
     try:
+        if os.name == "posix" and isinstance(source, str | os.PathLike):
+            source = os.fsencode(source)  # names that are not UTF-8 go as the bytes they are
         file = soundfile.SoundFile(source)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
         raise AudioError(
@@ -112,14 +123,21 @@ def _open(source: Source, where: str) -> soundfile.SoundFile:
         shape = f"{file.channels} channels at {file.samplerate} Hz"
         file.close()
         raise AudioError(f"{where}: its header says {shape}; convert it to something usual")
-    if cut := _CUT_SHORT.search(file.extra_info):
-        promised, there = map(int, cut.groups())
-        if there < promised < UNKNOWN_BYTES:
-            file.close()
-            raise AudioError(
-                f"{where}: cut short, {there} of {promised} bytes of sound are there; copy it again"
-            )
+    if cut := _cut_short(file.extra_info):
+        file.close()
+        raise AudioError(f"{where}: cut short{cut}; copy it again")
     return file
+
+
+def _cut_short(notes: str) -> str:
+    """Say what libsndfile noted of a file that ends too early; nothing where it does not."""
+    if _NO_END in notes:
+        return ", its end is missing"
+    if found := _CUT_SHORT.search(notes):
+        there, promised = sorted(map(int, found.groups()))
+        if promised < UNKNOWN_BYTES:
+            return f", {there} of {promised} bytes of sound are there"
+    return ""
 
 
 def _in_memory(data: bytes, where: str) -> BinaryIO:
@@ -174,6 +192,8 @@ def _blocks(
         raise AudioError(
             f"{where}: damaged after its header ({_reason(error)}); convert it again"
         ) from None
+    if not (duration or offset) and found < LEAST_SHARE * file.frames and not more:
+        raise AudioError(f"{where}: cut short, {found} of {file.frames} samples; copy it again")
     if more:
         raise AudioError(f"{where}: longer than {MAX_SECONDS / 3600:g} h; cut it into parts")
     if not found:

@@ -164,8 +164,9 @@ def _report(
     sequences = vocabulary.is_sequence
     references = [item.reference for item in items]
     hypotheses = [item.hypothesis for item in items]
-    known = all(item.speaker for item in items)
-    speakers = [item.speaker for item in items] if known else []
+    # An utterance without a speaker, as of silence, stands for itself.
+    known = any(item.speaker for item in items)
+    speakers = [item.speaker or f"#{n}" for n, item in enumerate(items)] if known else []
     wrong = [float(r != h) for r, h in zip(references, hypotheses, strict=True)]
     low, high = interval(wrong, [1.0] * len(wrong), speakers)
     labels = tuple(sorted(set(references)))

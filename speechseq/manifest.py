@@ -22,6 +22,9 @@ from speechseq.files import Archive, atomic_write
 CORPORA_VARIABLE = "SPEECHSEQ_CORPORA"
 DEFAULT_CORPORA = Path("data/corpora")
 
+NOISE_TRAINING_SHARE = 0.8
+"""How much of each noise recording training hears; the rest is for other splits' silence."""
+
 
 @dataclass(frozen=True)
 class Utterance:

@@ -25,6 +25,14 @@ FORMAT = "1"
 KEYS = ("format", "vocabulary", "recipe", "card", "weights_sha256")
 """Metadata keys, each written as ``speechseq.<key>``."""
 
+INPUTS = ("waveform", "lengths")
+OUTPUTS = ("log_probs", "log_probs_lengths")
+"""Names of the graph's inputs and outputs, in order."""
+
+RUN_MODEL = "model.onnx"
+RUN_WEIGHTS = "weights.safetensors"
+"""What a run folder calls its exported model and its best weights."""
+
 BUNDLED = Path(__file__).parent / "models"
 DEFAULT_MODEL = "digits"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -75,9 +83,9 @@ def find_model(name: str | os.PathLike[str]) -> Path:
         return BUNDLED / f"{name}.onnx"
     path = Path(name)
     if path.is_dir():
-        if (path / "model.onnx").is_file():
-            return path / "model.onnx"
-        raise ModelError(f"{path}: holds no model.onnx; finish its training or export it")
+        if (path / RUN_MODEL).is_file():
+            return path / RUN_MODEL
+        raise ModelError(f"{path}: holds no {RUN_MODEL}; finish its training or export it")
     if path.is_file():
         return path
     raise ModelError(
@@ -137,7 +145,22 @@ def _parse(
         raise ModelError(f"{path}: its metadata is wrong ({error}); export it again") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: its metadata is damaged ({error}); export it again") from None
+    _check_graph(path, session, vocabulary)
     return ModelFile(path, session, vocabulary, recipe, card, values["weights_sha256"])
+
+
+def _check_graph(path: Path, session: onnxruntime.InferenceSession, vocabulary: Vocabulary) -> None:
+    """Compare the graph with its metadata: names, and one output for each token."""
+    inputs = tuple(value.name for value in session.get_inputs())
+    outputs = {value.name: value.shape for value in session.get_outputs()}
+    if inputs != INPUTS or not set(OUTPUTS) <= outputs.keys():
+        raise ModelError(f"{path}: its graph takes or gives other values; export it again")
+    shape = outputs[OUTPUTS[0]]
+    if len(shape) != 3 or shape[2] != len(vocabulary):
+        raise ModelError(
+            f"{path}: its graph gives {shape[-1:]} scores a frame, its vocabulary holds "
+            f"{len(vocabulary)} tokens; export it again"
+        )
 
 
 def provider(device: str) -> str:
@@ -165,7 +188,15 @@ def _session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     try:
-        return onnxruntime.InferenceSession(data, sess_options=options, providers=[provider_name])
+        session = onnxruntime.InferenceSession(
+            data, sess_options=options, providers=[provider_name]
+        )
     except Exception as error:  # onnxruntime's exceptions share no public class
         reason = str(error).split("\n")[0][:200]
         raise ModelError(f"{path}: not a usable ONNX model ({reason}); export it again") from None
+    if provider_name not in session.get_providers():  # it falls back to the CPU without a word
+        raise ModelError(
+            f"{path}: onnxruntime could not start {provider_name}; check its CUDA libraries, or "
+            f"use --device cpu"
+        )
+    return session

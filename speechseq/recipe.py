@@ -17,6 +17,8 @@ from typing import Any
 
 from speechseq.errors import UsageError, nearest
 
+Count = typing.TypeVar("Count", bound=Any)
+
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -92,8 +94,11 @@ class FeatureSettings:
         """Upper edge of the filter bank: `high_hz`, or half the rate."""
         return self.high_hz or self.rate / 2
 
-    def frames(self, samples: int) -> int:
-        """Return how many frames `samples` give: one centred on every hop, both edges included."""
+    def frames(self, samples: Count) -> Count:
+        """Return how many frames `samples` give: one centred on every hop, both edges included.
+
+        Counts are integers, or arrays or tensors of them.
+        """
         return (samples + 2 * self.edge_samples) // self.hop_samples + 1
 
 
@@ -122,8 +127,11 @@ class ModelSettings:
     pooling: str = "last"
     skip_input: bool = False
 
-    def output_frames(self, frames: int) -> int:
-        """Return how many frames leave the front end: one for each `time_stride` begun."""
+    def output_frames(self, frames: Count) -> Count:
+        """Return how many frames leave the front end: one for each `time_stride` begun.
+
+        Counts are integers, or arrays or tensors of them.
+        """
         return -(-frames // self.time_stride)
 
 
@@ -361,8 +369,13 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         )
     if model.front_end == "none" and model.time_stride != 1:
         yield "model.time_stride needs model.front_end stack or conv; choose one"
-    if model.front_end == "conv" and features.kind == "mfcc":
-        yield "model.front_end conv needs neighbouring frequencies; use features.kind log_mel"
+    if model.front_end == "conv" and (features.kind == "mfcc" or features.deltas):
+        yield "model.front_end conv needs neighbouring frequencies; use log_mel without deltas"
+    last = model.head == "classify" and model.pooling == "last"
+    if last and model.bidirectional and model.projection:
+        yield "model.projection mixes both directions' last states; use pooling mean"
+    if augment.vocal_tract and features.mel_scale != "htk":
+        yield "augment.vocal_tract warps HTK mels; use features.mel_scale htk"
     if model.front_end == "conv" and model.time_stride > 4:
         yield "model.time_stride over 4 would step over frames; lower it or use front_end stack"
     if augment.join > 1 and model.head != "ctc":

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import numpy as np
 
-from speechseq.audio import read_audio
+from speechseq.audio import Source, read_audio
 from speechseq.decoding import DECODERS, Hypothesis
-from speechseq.errors import AudioError, choose
-from speechseq.model_file import DEFAULT_MODEL, ModelFile, read_model
+from speechseq.errors import AudioError, ModelError, choose
+from speechseq.model_file import DEFAULT_MODEL, INPUTS, OUTPUTS, ModelFile, read_model
 from speechseq.recipe import Recipe
 from speechseq.tokens import Vocabulary
 
@@ -60,13 +59,14 @@ class Recogniser:
         """Seconds from one frame of log-probabilities to the next."""
         return self.recipe.features.hop_samples * self.recipe.model.time_stride / self.rate
 
-    def transcribe(self, source: str | os.PathLike[str] | bytes | BinaryIO) -> Recognition:
-        """Recognise one audio file (a path, its bytes, or a binary stream).
+    def transcribe(self, source: Source | np.ndarray) -> Recognition:
+        """Recognise an audio file (a path, its bytes, a binary stream) or samples at `rate`.
 
         Raises:
             AudioError: it is not usable audio.
         """
-        return self.transcribe_batch([read_audio(source, self.rate)])[0]
+        samples = source if isinstance(source, np.ndarray) else read_audio(source, self.rate)
+        return self.transcribe_batch([samples])[0]
 
     def transcribe_batch(self, clips: Sequence[np.ndarray]) -> list[Recognition]:
         """Recognise clips of mono float32 samples (samples,) at `rate`, in one run of the network.
@@ -148,9 +148,13 @@ def onnx_network(model: ModelFile) -> Network:
     """Return the network of a model file, run by onnxruntime."""
 
     def run(samples: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        log_probs, frames = model.session.run(
-            ["log_probs", "log_probs_lengths"], {"waveform": samples, "lengths": lengths}
-        )
+        try:
+            log_probs, frames = model.session.run(
+                list(OUTPUTS), dict(zip(INPUTS, (samples, lengths), strict=True))
+            )
+        except Exception as error:  # onnxruntime's exceptions share no public class
+            reason = str(error).split("\n")[0][:200]
+            raise ModelError(f"{model.path}: cannot be run ({reason}); export it again") from None
         return log_probs, frames
 
     return run

@@ -25,7 +25,8 @@ def corpus_options(corpus: Corpus, settings: DataSettings) -> dict[str, object]:
 
 
 def load_split(settings: DataSettings, split: str, seed: int) -> list[Utterance]:
-    """List one split as the recipe has it: train and validation as training sees them.
+    """List one split as the recipe has it: train and validation as training sees
+    them, test as the recipe names it.
 
     Raises:
         DataError: the corpus or the split is not there.
@@ -36,6 +37,7 @@ def load_split(settings: DataSettings, split: str, seed: int) -> list[Utterance]
     if split in ("validation", settings.validation_split):
         return training_splits(settings, seed)[1]
     corpus = choose(CORPORA, settings.corpus, "data.corpus")
+    split = settings.test_split if split == "test" else split
     return corpus.utterances(split, root=settings.root, **corpus_options(corpus, settings))
 
 

@@ -65,6 +65,8 @@ class Vocabulary:
         """Collect every token of `texts`, sorted, so that the same texts give the same numbers."""
         normalise = choose(KINDS, kind, "tokens")
         found = sorted({unit for text in texts for unit in _split(kind, normalise(text))})
+        if kind == "classes" and "" in found:
+            raise DataError("text '': an empty class label; name the class or drop the utterance")
         return cls(kind, tuple(found) if kind == "classes" else (BLANK_TOKEN, *found))
 
     @property

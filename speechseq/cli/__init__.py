@@ -57,11 +57,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _take_left_over(parsed: argparse.Namespace, left: Sequence[str]) -> None:
-    """Let overrides stand behind flags, too; argparse leaves those over."""
-    if any(word.startswith("-") for word in left) or (left and "words" not in parsed):
+    """Let overrides and inputs stand behind flags, too; argparse leaves those over."""
+    words = getattr(parsed, "words", None)
+    if left and (words is None or any(word.startswith("-") for word in left)):
         raise UsageError(f"unknown argument {left[0]}; see speechseq {parsed.command} --help")
-    if left:
-        parsed.words += left
+    if words is not None:
+        words += left
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechseq.cli.terminal import Bar
-from speechseq.errors import SpeechseqError, UsageError, choose
+from speechseq.errors import DataError, SpeechseqError, UsageError, choose, nearest
 
 if TYPE_CHECKING:
+    from speechseq.files import Archive
     from speechseq.manifest import Utterance
 
 HELP = "list, download, prepare and count corpora"
@@ -34,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             action.add_argument(
                 "--root", type=Path, help="folder of corpora (default: data/corpora)"
             )
+            action.add_argument("--part", action="append", help="only this archive, e.g. dev-clean")
             continue
         action.add_argument("--root", default="", help="place of the corpus")
         action.add_argument("--words", default="", help="speech_commands: words, comma between")
@@ -75,12 +78,21 @@ def _download(arguments: argparse.Namespace) -> None:
     bar = Bar()
     parent = arguments.root or DEFAULT_CORPORA
     place = fetch(
-        corpus.archives,
+        _chosen(corpus.archives, arguments.part or []),
         parent,
         corpus.folder,
         progress=lambda done, total: bar(f"{corpus.name} MB", done >> 20, total >> 20),
     )
     print(place)
+
+
+def _chosen(archives: Sequence[Archive], parts: Sequence[str]) -> Sequence[Archive]:
+    """Return the archives named by their files' beginnings; all, where none is named."""
+    named = {archive.file_name.partition(".")[0]: archive for archive in archives}
+    for part in parts:
+        if part not in named:
+            raise UsageError(f"--part: no archive {part!r}{nearest(part, named)}")
+    return [named[part] for part in parts] or archives
 
 
 def _read_corpus(arguments: argparse.Namespace) -> list[Utterance]:
@@ -108,18 +120,22 @@ def _by_split(utterances: Sequence[Utterance]) -> dict[str, list[Utterance]]:
 def _prepare(arguments: argparse.Namespace) -> None:
     from speechseq.manifest import write_manifest
 
-    for split, utterances in _by_split(_read_corpus(arguments)).items():
-        path = arguments.output / f"{split}.jsonl"
+    splits = _by_split(_read_corpus(arguments))
+    paths = {split: arguments.output / f"{split}.jsonl" for split in splits}
+    for split, path in paths.items():
+        if not re.fullmatch(r"\w[\w.-]*", split):
+            raise DataError(f"split {split!r}: cannot be a file's name; rename it in the data")
         if path.exists():
             raise UsageError(f"{path}: is there already; name another folder with -o")
+    for split, utterances in splits.items():
         absolute = [
             dataclasses.replace(
                 u, audio_filepath=u.audio_filepath and os.path.abspath(u.audio_filepath)
             )
             for u in utterances
         ]
-        write_manifest(path, absolute)
-        print(f"{path}\t{len(utterances)}")
+        write_manifest(paths[split], absolute)
+        print(f"{paths[split]}\t{len(utterances)}")
 
 
 def _stats(arguments: argparse.Namespace) -> None:

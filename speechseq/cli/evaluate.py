@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechseq.cli.terminal import Bar, add_device, open_recogniser
-from speechseq.errors import SomeInputsFailed, UsageError
+from speechseq.cli.terminal import Bar, add_device, note, open_recogniser
+from speechseq.errors import SomeInputsFailed, SpeechseqError, UsageError, choose
 
 if TYPE_CHECKING:
     from speechseq.manifest import Utterance
@@ -34,14 +36,17 @@ def run(arguments: argparse.Namespace) -> None:
     from speechseq.evaluation import draw_confusion, evaluate, report_text
     from speechseq.files import atomic_write
 
+    _check(arguments)
     recogniser = open_recogniser(arguments.model, arguments.device)
     utterances = _evaluated(arguments, recogniser)
+    _warn(recogniser, utterances)
     bar = Bar()
     report = evaluate(recogniser, utterances, progress=lambda done, of: bar("evaluate", done, of))
     print(report_text(report))
     if arguments.output:
         with atomic_write(arguments.output) as file:
-            file.write(json.dumps(report.to_dict(), ensure_ascii=False, indent=1).encode())
+            text = json.dumps(report.to_dict(), ensure_ascii=False, indent=1)
+            file.write(text.encode(errors="backslashreplace"))
     if arguments.png:
         draw_confusion(report, arguments.png)
     if report.failed:
@@ -49,6 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _evaluated(arguments: argparse.Namespace, recogniser: Recogniser) -> list[Utterance]:
+    from speechseq.corpora import CORPORA
     from speechseq.manifest import read_manifest
     from speechseq.recipe import DataSettings
     from speechseq.splits import load_split
@@ -61,6 +67,45 @@ def _evaluated(arguments: argparse.Namespace, recogniser: Recogniser) -> list[Ut
         return chosen
     settings = recogniser.recipe.data
     if arguments.corpus and arguments.corpus != settings.corpus:
-        settings = DataSettings(corpus=arguments.corpus)
-    settings = dataclasses.replace(settings, root=arguments.root)
-    return load_split(settings, arguments.split or settings.test_split, recogniser.recipe.seed)
+        options = {name: getattr(settings, name) for name in CORPORA[arguments.corpus].options}
+        settings = DataSettings(corpus=arguments.corpus, **options)
+    root = arguments.root or _root_of_run(Path(arguments.model), settings.corpus)
+    settings = dataclasses.replace(settings, root=root)
+    return load_split(settings, arguments.split or "test", recogniser.recipe.seed)
+
+
+def _root_of_run(run: Path, corpus: str) -> str:
+    """Return where a run folder's own data lies; a model file does not say."""
+    from speechseq.recipe_file import read_recipe
+
+    if not (run / "recipe.yaml").is_file():
+        return ""
+    data = read_recipe(run / "recipe.yaml").data
+    return data.root if data.corpus == corpus else ""
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Check what can be checked before anything is opened."""
+    from speechseq.corpora import CORPORA
+
+    if arguments.corpus:
+        choose(CORPORA, arguments.corpus, "corpus")
+    if arguments.manifest and arguments.root:
+        raise UsageError("evaluate: --root is for a corpus; a manifest names its files itself")
+    if arguments.png and find_spec("matplotlib") is None:
+        raise SpeechseqError("--png: needs matplotlib; pip install 'speechseq[train]'")
+
+
+def _warn(recogniser: Recogniser, utterances: Sequence[Utterance]) -> None:
+    """Note references that this model has no tokens for; they will count as wrong."""
+    foreign = [u.text for u in utterances if not _can_spell(recogniser, u.text)]
+    if foreign:
+        note(f"{len(foreign)} references cannot be spelt by this model, {foreign[0]!r} first")
+
+
+def _can_spell(recogniser: Recogniser, text: str) -> bool:
+    try:
+        recogniser.vocabulary.encode(text)
+    except SpeechseqError:
+        return False
+    return True

@@ -53,5 +53,7 @@ def _compared(arguments: argparse.Namespace) -> list[Utterance]:
     try:
         return load_split(settings, "validation", recipe.seed)
     except SpeechseqError as error:
+        if arguments.root:
+            raise
         note(f"comparing on noise alone: {error}")
         return []

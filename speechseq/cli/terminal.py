@@ -14,6 +14,7 @@ from speechseq.errors import SpeechseqError, UsageError
 if TYPE_CHECKING:
     from speechseq.recogniser import Recogniser
 
+TRAINING_PACKAGES = ("torch", "torchaudio", "onnx", "safetensors", "tensorboard")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -33,10 +34,11 @@ class Bar:
         now = time.monotonic()
         if self._terminal and (now - self._shown > 0.1 or done == of):
             self._shown = now
-            filled = 30 * done // max(of, 1)
+            filled = 30 * done // of if of else 0
             bar = "█" * filled + "░" * (30 - filled)
-            end = "\n" if done == of else ""
-            print(f"\r\x1b[K{what} {bar} {done}/{of}", end=end, file=sys.stderr, flush=True)
+            end = "\n" if of and done >= of else ""
+            line = f"\r\x1b[K{what} {bar} {done}/{of or '?'}"
+            print(line, end=end, file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
         """Print a note without leaving half a bar before it."""
@@ -52,14 +54,14 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def open_recogniser(model: str | None, device: str) -> Recogniser:
     """Open a model on a device: with onnxruntime, or a run folder with PyTorch."""
-    from speechseq.model_file import DEFAULT_MODEL, find_model, provider
+    from speechseq.model_file import DEFAULT_MODEL, RUN_WEIGHTS, find_model, provider
     from speechseq.recogniser import load
 
     name = model or DEFAULT_MODEL
     try:
         provider(device)
     except SpeechseqError as error:
-        if not Path(name, "weights.safetensors").is_file():
+        if not Path(name, RUN_WEIGHTS).is_file():
             find_model(name)
             raise UsageError(f"{error}, or give a run folder, which PyTorch can run") from None
         need_training()
@@ -75,6 +77,6 @@ def need_training() -> None:
     Raises:
         SpeechseqError: one of them is missing.
     """
-    missing = [name for name in ("torch", "torchaudio", "onnx") if find_spec(name) is None]
+    missing = [name for name in TRAINING_PACKAGES if find_spec(name) is None]
     if missing:
         raise SpeechseqError(f"{missing[0]}: not installed; pip install 'speechseq[train]'")

@@ -26,6 +26,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     if bool(arguments.words) == bool(arguments.resume):
         raise UsageError("train: give a recipe, or --resume RUN, and not both; see train --help")
+    if arguments.resume and arguments.output:
+        raise UsageError("train: --resume goes on in its own folder; leave -o out")
     recipe = Recipe() if arguments.resume else read_recipe(arguments.words[0], arguments.words[1:])
     run = arguments.resume or arguments.output or Path("runs") / recipe.name
     need_training()

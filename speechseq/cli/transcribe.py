@@ -14,12 +14,9 @@ from speechseq.errors import SomeInputsFailed, SpeechseqError, UsageError, choos
 
 HELP = "audio to text"
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph", ".aiff", ".au")
-"""What a folder given to `transcribe` is searched for."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="+", metavar="FILE", help="audio file, folder, glob, or -")
+    parser.add_argument("words", nargs="+", metavar="FILE", help="audio file, folder, glob, or -")
     parser.add_argument("-m", "--model", help="bundled name, model file or run (default: digits)")
     parser.add_argument("-f", "--format", default="txt", help="txt or json (default: txt)")
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="write one file an input")
@@ -31,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     from speechseq.outputs import WRITERS
 
     write = choose(WRITERS, arguments.format, "format")
-    inputs = list(_find_inputs(arguments.inputs))
+    inputs = list(_find_inputs(arguments.words))
     targets = _targets(inputs, arguments)
     recogniser = open_recogniser(arguments.model, arguments.device)
     failed = []
@@ -52,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
             with atomic_write(targets[name], overwrite=arguments.force) as file:
                 file.write(f"{text}\n".encode())
         elif arguments.format == "txt" and len(inputs) > 1:
-            print(f"{name}\t{text}", flush=True)
+            print(f"{name.encode(errors='backslashreplace').decode()}\t{text}", flush=True)
         else:
             print(text, flush=True)
     if failed:
@@ -72,14 +69,15 @@ def _find_inputs(names: Sequence[str]) -> Iterator[str]:
 
 
 def _expand(name: str) -> list[str]:
+    from speechseq.audio import SUFFIXES
+
     if name == "-" or (os.path.lexists(name) and not os.path.isdir(name)):
         return [name]
     if os.path.isdir(name):
-        paths = [path for path in Path(name).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES]
+        found = (path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
+        paths = [path for path in found if not path.is_dir()]
         if not paths:
-            raise UsageError(
-                f"{name}: no audio in this folder; give one with {AUDIO_SUFFIXES[0]}, …"
-            )
+            raise UsageError(f"{name}: no audio in this folder; give one with {SUFFIXES[0]}, …")
         return sorted(map(str, paths))
     matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else [name]
     if not matches:

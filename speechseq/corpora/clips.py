@@ -7,12 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from speechseq.audio import duration_seconds
+from speechseq.audio import SUFFIXES, duration_seconds
 from speechseq.errors import DataError
 from speechseq.manifest import Utterance
-
-SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".sph", ".mp3")
-"""Suffixes of clips; where a clip is there twice, the earlier suffix is taken."""
 
 _THREADS = 8
 
@@ -25,7 +22,10 @@ def stem(name: str) -> str:
 
 
 def clips_in(folder: Path) -> dict[str, Path]:
-    """Map the stem of every clip in a folder to its path, by name; no folder, no clips."""
+    """Map the stem of every clip in a folder to its path, by name; no folder, no clips.
+
+    Where a clip is there twice, the earlier of `SUFFIXES` is taken.
+    """
     if not folder.is_dir():
         return {}
     found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]

@@ -14,7 +14,7 @@ from pathlib import Path
 from speechseq.corpora.clips import clips_in, folders_in, measured, read_lines, require, stem
 from speechseq.errors import DataError, UsageError, nearest
 from speechseq.files import Archive
-from speechseq.manifest import Corpus, Utterance
+from speechseq.manifest import NOISE_TRAINING_SHARE, Corpus, Utterance
 
 UNKNOWN = "_unknown_"
 SILENCE = "_silence_"
@@ -22,7 +22,12 @@ NOISE = "_background_noise_"
 CANONICAL = "canonical-test"
 
 _LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
-_NOISE_PARTS = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
+_HELD = (1 + NOISE_TRAINING_SHARE) / 2
+_NOISE_PARTS = {
+    "train": (0.0, NOISE_TRAINING_SHARE),
+    "validation": (NOISE_TRAINING_SHARE, _HELD),
+    "test": (_HELD, 1.0),
+}
 """Which stretch of every noise recording a split's silence is cut from."""
 
 _SHARE = 0.1

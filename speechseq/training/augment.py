@@ -94,6 +94,14 @@ def mix_noise(
     return np.logaddexp(log_mels, stretch + level)
 
 
+def silence_edges(log_mels: np.ndarray, features: FeatureSettings) -> np.ndarray:
+    """Silence the `edge_seconds` at both ends, as they will be in every recording."""
+    edge = features.edge_samples // features.hop_samples
+    if edge:
+        log_mels[:edge] = log_mels[-edge:] = np.log(features.floor)
+    return log_mels
+
+
 def _level(log_mels: np.ndarray) -> float:
     """Return the log of the mean power over the louder half of the frames, silence left out."""
     energies = np.sort(np.exp(log_mels).mean(axis=1))
@@ -117,6 +125,7 @@ def augment(
     if noises and rng.random() < settings.noise_probability:
         ratio = rng.uniform(settings.noise_low_db, settings.noise_high_db)
         log_mels = mix_noise(log_mels, noises[int(rng.integers(len(noises)))], ratio, rng)
+        log_mels = silence_edges(log_mels, features)
     if settings.gain_db:
         log_mels = log_mels + rng.uniform(-1, 1) * settings.gain_db * LOG_PER_DECIBEL
         log_mels = np.maximum(log_mels, np.log(features.floor))
@@ -131,7 +140,7 @@ def spec_augment(
     mask_frames: int,
     rng: np.random.Generator,
 ) -> Tensor:
-    """Mask stripes of normalised features (batch, frames, dims) with 0, which is their mean.
+    """Mask stripes of features (batch, frames, dims) with 0, the mean of normalised ones.
 
     Every utterance gets its own `frequency_masks` stripes of up to `frequency_mask_width` dims
     and `time_masks` stripes of up to `mask_frames` frames, none over a third of its length.

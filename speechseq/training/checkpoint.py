@@ -27,7 +27,8 @@ PATTERN = "step-*.safetensors"
 class Progress:
     """Where a training stands: `batch` batches of `epoch` are done, `step` steps in all.
 
-    `loss_sum` is over the batches of this epoch. `best_score` is the lowest validation score so
+    `loss_sum` is over the batches of this epoch, `skipped` counts those of them whose gradient
+    was not finite. `best_score` is the lowest validation score so
     far, `stale` the validations since it, `seconds` the time trained, over all resumptions.
     """
 
@@ -36,6 +37,7 @@ class Progress:
     step: int = 0
     loss_sum: float = 0.0
     gradient_norm: float = 0.0
+    skipped: int = 0
     best_score: tuple[float, float] = (float("inf"), float("inf"))
     stale: int = 0
     seconds: float = 0.0

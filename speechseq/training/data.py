@@ -10,17 +10,17 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from speechseq.audio import read_audio
+from speechseq.audio import SUFFIXES, read_audio
 from speechseq.errors import DataError
 from speechseq.files import atomic_write
-from speechseq.manifest import Corpus, Utterance, read_utterance
+from speechseq.manifest import NOISE_TRAINING_SHARE, Corpus, Utterance, read_utterance
 from speechseq.recipe import FeatureSettings, Recipe
 from speechseq.recogniser import pad
 from speechseq.training.augment import (
@@ -37,9 +37,6 @@ Progress = Callable[[str, int, int], None]
 
 NOISE_SECONDS = 10.0
 """Length of each coloured noise, and of the pieces recordings of noise are cut into."""
-
-NOISE_TRAINING_SHARE = 0.8
-"""How much of each noise recording training hears; the rest is left for silence in other splits."""
 
 SORT_JITTER = 0.1
 """Share by which lengths are disturbed before sorting, so that batches differ between epochs."""
@@ -105,10 +102,8 @@ def cached_log_mels(
     return LogMels(frames, starts, lengths)
 
 
-_LOG_MEL_FIELDS = (
-    "rate", "window_seconds", "hop_seconds", "fft_samples", "mels", "low_hz", "high_hz",
-    "mel_scale", "floor", "edge_seconds",
-)  # fmt: skip
+_AFTER_LOG_MELS = ("kind", "coefficients", "deltas", "cmvn")
+"""Feature settings that the cached log-mels do not depend on."""
 
 
 def _cache_key(
@@ -116,7 +111,7 @@ def _cache_key(
 ) -> str:
     """Hash what log-mels depend on; MFCCs, deltas and CMVN are computed from them later."""
     digest = hashlib.sha256()
-    settings = {name: getattr(features, name) for name in _LOG_MEL_FIELDS}
+    settings = {k: v for k, v in asdict(features).items() if k not in _AFTER_LOG_MELS}
     digest.update(json.dumps(["log-mels 1", settings, list(speeds)]).encode())
     sizes: dict[str, tuple[int, int]] = {"": (0, 0)}
     for u in utterances:
@@ -176,10 +171,10 @@ def noise_log_mels(recipe: Recipe, corpus: Corpus) -> list[np.ndarray]:
     folder = corpus.locate(recipe.data.root) / corpus.noise if corpus.noise else None
     if folder is not None and folder.is_dir():
         for path in sorted(folder.iterdir()):
-            if path.suffix in (".wav", ".flac", ".opus"):
+            if path.suffix.lower() in SUFFIXES:
                 recording = read_audio(path, rate)
                 clips.append(recording[: round(NOISE_TRAINING_SHARE * len(recording))])
-    log_mel = LogMel(recipe.features)
+    log_mel = LogMel(replace(recipe.features, edge_seconds=0.0))
     with torch.inference_mode():
         return [log_mel(*map(torch.from_numpy, pad([clip])))[0][0].numpy() for clip in clips]
 

@@ -277,18 +277,19 @@ def parameters(network: nn.Module) -> int:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device `name` stands for; auto takes cuda, then mps, then cpu.
+    """Return the device `name` stands for; auto takes cuda, then cpu (mps lacks CTC's loss).
 
     Raises:
         ModelError: the device is not there.
     """
     there = {
+        "auto": True,
+        "cpu": True,
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
-        "cpu": True,
     }
     if name == "auto":
-        return torch.device(next(device for device, available in there.items() if available))
+        return torch.device("cuda" if there["cuda"] else "cpu")
     if not choose(there, name, "device"):
         raise ModelError(f"device {name}: PyTorch finds none here; use --device cpu or auto")
     return torch.device(name)

@@ -80,8 +80,8 @@ class LogMel(nn.Module):
         edge = self.settings.edge_samples
         samples = samples.masked_fill(~within(lengths, samples.shape[1]), 0.0)
         power = self.spectrogram(nn.functional.pad(samples, (edge, edge)))
-        frames = torch.div(lengths + 2 * edge, self.settings.hop_samples, rounding_mode="floor") + 1
-        return (power + self.settings.floor).log().transpose(1, 2), frames
+        log_mels = (power + self.settings.floor).log().transpose(1, 2)
+        return log_mels, self.settings.frames(lengths)
 
     def from_log_mels(self, log_mels: Tensor) -> Tensor:
         """Return the features of log-mels: themselves."""

@@ -89,10 +89,10 @@ def build_graph(network: SpeechNetwork) -> onnx.ModelProto:
     log_probs, lengths = _head(graph, network, states, inputs, lengths)
     graph.nodes.append(helper.make_node("Identity", [log_probs], ["log_probs"]))
     graph.nodes.append(helper.make_node("Identity", [lengths], ["log_probs_lengths"]))
-    return _model(graph)
+    return _model(graph, network.head.output.state.out_features)
 
 
-def _model(graph: Graph) -> onnx.ModelProto:
+def _model(graph: Graph, tokens: int) -> onnx.ModelProto:
     make = helper.make_tensor_value_info
     proto = helper.make_graph(
         graph.nodes,
@@ -102,7 +102,7 @@ def _model(graph: Graph) -> onnx.ModelProto:
             make("lengths", TensorProto.INT64, ["batch"]),
         ],
         [
-            make("log_probs", TensorProto.FLOAT, ["batch", "frames", "tokens"]),
+            make("log_probs", TensorProto.FLOAT, ["batch", "frames", tokens]),
             make("log_probs_lengths", TensorProto.INT64, ["batch"]),
         ],
         graph.constants,

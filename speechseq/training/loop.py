@@ -32,7 +32,14 @@ from speechseq.recipe import Recipe
 from speechseq.splits import training_splits
 from speechseq.tokens import Vocabulary
 from speechseq.training.augment import spec_augment
-from speechseq.training.checkpoint import Progress, load_newest, save_checkpoint, write_tensors
+from speechseq.training.checkpoint import (
+    FOLDER,
+    PATTERN,
+    Progress,
+    load_newest,
+    save_checkpoint,
+    write_tensors,
+)
 from speechseq.training.data import (
     Batch,
     Example,
@@ -51,7 +58,10 @@ from speechseq.training.preflight import (
     spells_joins,
     vocabulary_of,
 )
-from speechseq.training.run_folder import METRICS, MODEL, WEIGHTS, begin_run, read_run
+from speechseq.training.run_folder import METRICS, MODEL, WEIGHTS, begin_run, read_run, refuse_run
+
+CHECKPOINT_SECONDS = 600
+"""A long epoch is checkpointed this often inside it, too."""
 
 Note = Callable[[str], None]
 Show = Callable[[str, int, int], None]
@@ -92,18 +102,19 @@ def run_epochs(training: Training, note: Note, show: Show) -> None:
     Raises:
         KeyboardInterrupt: stopped by a signal, after a checkpoint.
     """
+    saved = time.perf_counter()
     with _metrics(training.run, training.progress) as write, _stop_requested() as stopped:
         while not training.finished():
             began = time.perf_counter()
             for batch in training.batches():
                 training.step(batch)
                 show(training.status(), training.progress.batch, len(training.plan))
-                if stopped():
+                if stopped() or time.perf_counter() - saved > CHECKPOINT_SECONDS:
                     training.progress.seconds += time.perf_counter() - began
+                    began = saved = time.perf_counter()
                     training.checkpoint()
-                    note(
-                        f"stopped at step {training.progress.step}; go on with --resume {training.run}"
-                    )
+                if stopped():
+                    note(f"stopped at step {training.progress.step}; --resume {training.run}")
                     raise KeyboardInterrupt
             training.progress.seconds += time.perf_counter() - began
             row = training.end_epoch()
@@ -122,6 +133,8 @@ def prepare(
     where = choose_device(device)
     if resume:
         recipe, vocabulary = read_run(run)
+    else:
+        refuse_run(run)
     torch.manual_seed(recipe.seed)
     utterances, held = training_splits(recipe.data, recipe.seed)
     if shared := shared_audio(utterances, held):
@@ -140,7 +153,7 @@ def prepare(
         space=[vocabulary.tokens.index(" ")] if spells_joins(recipe) else [],
     )
     network = SpeechNetwork(recipe, len(vocabulary)).to(where)
-    fit_cmvn(network, split.log_mels)
+    fit_cmvn(network, split.log_mels, recipe.augment.speeds)
     training = Training(
         recipe=recipe,
         run=run,
@@ -207,13 +220,14 @@ class Training:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm))
-        if not math.isfinite(norm):
-            self.optimiser.zero_grad(set_to_none=True)  # AdamW then leaves every weight alone
-        self.optimiser.step()
+        if math.isfinite(norm):
+            self.optimiser.step()
+            progress.loss_sum += float(loss.detach())
+            progress.gradient_norm = norm
+        else:
+            progress.skipped += 1
         progress.step += 1
         progress.batch += 1
-        progress.loss_sum += float(loss.detach())
-        progress.gradient_norm = norm
         _average(self.averaged, self.network, settings.ema, progress.step)
 
     def _loss(self, batch: Batch) -> Tensor:
@@ -238,7 +252,10 @@ class Training:
     def status(self) -> str:
         """Return what to show of the epoch so far."""
         progress = self.progress
-        return f"epoch {progress.epoch + 1} loss {progress.loss_sum / progress.batch:.3f}"
+        return f"epoch {progress.epoch + 1} loss {self._mean_loss():.3f}"
+
+    def _mean_loss(self) -> float:
+        return self.progress.loss_sum / max(self.progress.batch - self.progress.skipped, 1)
 
     def end_epoch(self) -> dict[str, Any]:
         """Validate, keep the weights if they are the best so far; return the epoch's metrics."""
@@ -246,12 +263,14 @@ class Training:
         row: dict[str, Any] = {
             "epoch": progress.epoch + 1,
             "step": progress.step,
-            "loss": progress.loss_sum / progress.batch,
+            "loss": self._mean_loss(),
             "learning_rate": learning_rate(self.recipe, progress.step - 1, self.steps),
             "gradient_norm": progress.gradient_norm,
+            "skipped_steps": progress.skipped,
             "seconds": round(progress.seconds, 2),
         }
-        progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+        progress.loss_sum, progress.skipped = 0.0, 0
         due = progress.epoch % settings.validate_every == 0
         if due or progress.epoch == settings.epochs:
             row |= validate(
@@ -278,7 +297,10 @@ class Training:
         )
 
     def take_up(self, note: Note) -> None:
-        """Go on from the newest checkpoint."""
+        """Go on from the newest checkpoint; from the start, where none was written yet."""
+        if not any((self.run / FOLDER).glob(PATTERN)):
+            note(f"{self.run}: no checkpoint yet; starting at step 0")
+            return
         self.progress = load_newest(
             self.run,
             network=self.network,
@@ -378,6 +400,8 @@ def _line(row: dict[str, Any], epochs: int) -> str:
             f"accuracy {100 * row['validation_accuracy']:.2f} %, "
             f"error {100 * row['validation_error']:.2f} %"
         )
+    if row["skipped_steps"]:
+        line += f"  {row['skipped_steps']} steps skipped: loss or gradient not finite"
     return line
 
 
@@ -395,14 +419,14 @@ def _flushed_denormals() -> Iterator[None]:
 def _metrics(run: Path, progress: Progress) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Yield a writer of metrics: JSON lines and TensorBoard. Rows after a resumed point go."""
     path = run / METRICS
-    rows = path.read_text().splitlines() if path.exists() else []
-    kept = [row for row in rows if json.loads(row)["step"] <= progress.step]
+    rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [row for row in rows if _step_of(row) <= progress.step]
     with atomic_write(path) as file:
         file.write("".join(f"{row}\n" for row in kept).encode())
     board = SummaryWriter(str(run / "tensorboard"), purge_step=progress.step or None)
 
     def write(row: dict[str, Any]) -> None:
-        with path.open("a") as lines:
+        with path.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(row) + "\n")
         for name, value in row.items():
             board.add_scalar(name, value, row["step"])
@@ -412,6 +436,14 @@ def _metrics(run: Path, progress: Progress) -> Iterator[Callable[[dict[str, Any]
         yield write
     finally:
         board.close()
+
+
+def _step_of(row: str) -> float:
+    """Return a row's step; infinity for a row that a kill tore apart, which goes, too."""
+    try:
+        return float(json.loads(row)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 @contextmanager

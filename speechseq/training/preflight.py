@@ -132,17 +132,20 @@ def drop_infeasible(recipe: Recipe, split: Split, note: Callable[[str], None]) -
     )
 
 
-def fit_cmvn(network: SpeechNetwork, log_mels: LogMels, clips: int = 4000) -> None:
+def fit_cmvn(
+    network: SpeechNetwork, log_mels: LogMels, speeds: Sequence[float], clips: int = 4000
+) -> None:
     """Set global CMVN from up to `clips` training clips, spread evenly over the set."""
     if network.features.cmvn.kind != "global":
         return
     device = network.features.cmvn.mean.device
+    plain = min(range(len(speeds)), key=lambda speed: abs(speeds[speed] - 1))
     sums = torch.zeros(2, network.features.dims, dtype=torch.float64)
     count = 0
     for number in range(0, len(log_mels.lengths), max(len(log_mels.lengths) // clips, 1)):
-        clip = torch.from_numpy(np.array(log_mels.clip(number))).unsqueeze(0).to(device)
+        clip = torch.from_numpy(np.array(log_mels.clip(number, plain))).unsqueeze(0).to(device)
         frames = network.features.raw(clip, torch.tensor([clip.shape[1]], device=device))
-        frames = frames[0].double().cpu()
+        frames = frames[0].cpu().double()
         sums += torch.stack([frames.sum(0), frames.square().sum(0)])
         count += len(frames)
     mean, square = sums / count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from speechseq import __version__
 from speechseq.errors import ModelError
 from speechseq.files import atomic_write
+from speechseq.model_file import RUN_MODEL, RUN_WEIGHTS
 from speechseq.recipe import Recipe, recipe_from_dict
 from speechseq.recogniser import Recogniser
 from speechseq.tokens import Vocabulary
@@ -21,9 +23,9 @@ from speechseq.training.encoder import choose_device, load_network, torch_networ
 RECIPE = "recipe.yaml"
 VOCABULARY = "vocabulary.json"
 VERSIONS = "versions.json"
-WEIGHTS = "weights.safetensors"
+WEIGHTS = RUN_WEIGHTS
 METRICS = "metrics.jsonl"
-MODEL = "model.onnx"
+MODEL = RUN_MODEL
 
 
 def begin_run(run: Path, recipe: Recipe, vocabulary: Vocabulary) -> None:
@@ -32,8 +34,10 @@ def begin_run(run: Path, recipe: Recipe, vocabulary: Vocabulary) -> None:
     Raises:
         ModelError: a run is there already.
     """
-    if (run / RECIPE).exists():
-        raise ModelError(f"{run}: holds a run already; name another with -o, or --resume it")
+    refuse_run(run)
+    if recipe.data.root:  # the run may be resumed from elsewhere
+        data = dataclasses.replace(recipe.data, root=str(Path(recipe.data.root).absolute()))
+        recipe = dataclasses.replace(recipe, data=data)
     tokens = {"kind": vocabulary.kind, "tokens": list(vocabulary.tokens)}
     versions = {
         "speechseq": __version__,
@@ -48,6 +52,12 @@ def begin_run(run: Path, recipe: Recipe, vocabulary: Vocabulary) -> None:
     ):
         with atomic_write(run / name) as file:
             file.write(text.encode())
+
+
+def refuse_run(run: Path) -> None:
+    """Raise a ModelError where a run is already."""
+    if (run / RECIPE).exists():
+        raise ModelError(f"{run}: holds a run already; name another with -o, or --resume it")
 
 
 def read_run(run: Path) -> tuple[Recipe, Vocabulary]:
