@@ -93,12 +93,14 @@ def test_all_right_is_not_certain() -> None:
     assert "exact, utterances" in report_text(report)
 
 
-def test_speakers_are_resampled_where_all_are_known() -> None:
+def test_speakers_are_resampled_where_they_are_known() -> None:
     said, heard = ["one"] * 8, ["one"] * 6 + ["two"] * 2
     known = measure(said, heard, speakers=list("aabbccdd"))
     assert (known.speakers, known.resampled) == (4, "speakers")
     assert "over speakers" in report_text(known)
-    for speakers in (list("aaaabbbb"), ["", *"abbccdd"], [""] * 8):
+    with_silence = measure(said, heard, speakers=["", *"abbccdd"])
+    assert (with_silence.speakers, with_silence.resampled) == (4, "speakers")
+    for speakers in (list("aaaabbbb"), [""] * 8):
         report = measure(said, heard, speakers=speakers)
         assert report.resampled == "utterances"
         assert report.speakers == len(set(speakers) - {""})

@@ -9,6 +9,7 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load as load_tensors
@@ -218,3 +219,53 @@ def test_the_class_loss_equals_pytorchs_label_smoothing() -> None:
 def test_training_leaves_the_process_as_it_was(write_recipe, tmp_path: Path) -> None:
     train(read_recipe(write_recipe(), ["training.epochs=1"]), tmp_path / "run", device="cpu")
     assert torch.tensor(1e-42).mul(1.0).item() > 0  # denormals are numbers again
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
+    write_recipe, tmp_path: Path
+) -> None:
+    recipe = read_recipe(write_recipe(), ["training.epochs=2", "model.dropout=0.2"])
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(recipe, whole, device="cpu")
+    killed.mkdir()
+    for name in ("recipe.yaml", "vocabulary.json"):
+        (killed / name).write_bytes((whole / name).read_bytes())
+    (killed / METRICS).write_text('{"epoch": 1, "st')  # torn by the kill
+    notes: list[str] = []
+    train(Recipe(), killed, device="cpu", resume=True, note=notes.append)
+    assert any("no checkpoint yet; starting at step 0" in note for note in notes)
+    one, other = weights(whole), weights(killed)
+    assert max((one[name] - other[name]).abs().max().item() for name in one) == 0
+    assert [row["epoch"] for row in rows(killed)] == [1, 2]
+
+
+def test_a_step_without_a_finite_gradient_is_skipped_and_counted(
+    write_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = 0
+
+    def sometimes_infinite(*arguments: object) -> torch.Tensor:
+        nonlocal seen
+        seen += 1
+        loss = loss_of(*arguments)
+        return loss * float("inf") if seen == 2 else loss
+
+    monkeypatch.setattr("speechseq.training.loop.loss_of", sometimes_infinite)
+    notes: list[str] = []
+    recipe = read_recipe(write_recipe(), ["training.epochs=1"])
+    train(recipe, tmp_path / "run", device="cpu", note=notes.append)
+    assert rows(tmp_path / "run")[0]["skipped_steps"] == 1
+    assert np.isfinite(rows(tmp_path / "run")[0]["loss"])
+    assert any("1 steps skipped: loss or gradient not finite" in note for note in notes)
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
+
+
+def test_a_long_epoch_is_checkpointed_inside(
+    write_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("speechseq.training.loop.CHECKPOINT_SECONDS", 0)
+    recipe = read_recipe(
+        write_recipe(), ["training.epochs=1", "training.batch=8", "training.keep_checkpoints=9"]
+    )
+    train(recipe, tmp_path / "run", device="cpu")
+    assert len(list((tmp_path / "run" / FOLDER).glob(PATTERN))) == 5

@@ -55,6 +55,8 @@ def test_cells(cell: str, bidirectional: bool, tmp_path: Path) -> None:
     "more", [{}, {"skip_input": True, "bidirectional": False}, {"projection": 9}]
 )
 def test_classifiers(pooling: str, more: dict[str, object], tmp_path: Path) -> None:
+    if pooling == "last" and "projection" in more:
+        more = {**more, "bidirectional": False}  # both directions are refused
     assert_parity(tmp_path / "m.onnx", {"head": "classify", "pooling": pooling, **more}, {})
 
 
@@ -143,6 +145,11 @@ def test_missing_metadata_is_named(good: Path, key: str) -> None:
         ("vocabulary", "[]", "its metadata is damaged"),
         ("vocabulary", '{"kind": "characters", "tokens": ["a"]}', "does not begin with <blank>"),
         ("vocabulary", "{", "its metadata is damaged"),
+        (
+            "vocabulary",
+            '{"kind": "characters", "tokens": ["<blank>", "a"]}',
+            r"its graph gives \[6\] scores a frame, its vocabulary holds 2 tokens",
+        ),
         ("recipe", '{"modle": {}}', "unknown key 'modle'; did you mean 'model'"),
         ("recipe", "7", "its metadata is wrong .* not a mapping"),
         ("card", "[1]", "its metadata is damaged"),
@@ -184,3 +191,16 @@ def test_metadata_is_plain_json(good: Path) -> None:
     values = {prop.key: prop.value for prop in onnx.load(good).metadata_props}
     assert json.loads(values["speechseq.recipe"])["model"]["layers"] == 1
     assert Recipe().to_dict().keys() == json.loads(values["speechseq.recipe"]).keys()
+
+
+def test_another_graph_is_refused(good: Path) -> None:
+    model = onnx.load(good)
+    for node in model.graph.node:
+        for number, name in enumerate(node.input):
+            if name == "waveform":
+                node.input[number] = "sound"
+    model.graph.input[0].name = "sound"
+    path = good.with_name("other.onnx")
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match="its graph takes or gives other values"):
+        read_model(path)

@@ -220,7 +220,19 @@ CONTRADICTIONS = [
     ),
     (
         "{model: {front_end: conv}, features: {kind: mfcc}}",
-        "model.front_end conv needs neighbouring frequencies; use features.kind log_mel",
+        "model.front_end conv needs neighbouring frequencies; use log_mel without deltas",
+    ),
+    (
+        "{model: {front_end: conv}, features: {deltas: 1}}",
+        "model.front_end conv needs neighbouring frequencies; use log_mel without deltas",
+    ),
+    (
+        "{model: {head: classify, projection: 8}, data: {tokens: classes}}",
+        "model.projection mixes both directions' last states; use pooling mean",
+    ),
+    (
+        "{augment: {vocal_tract: 0.1}, features: {mel_scale: slaney}}",
+        "augment.vocal_tract warps HTK mels; use features.mel_scale htk",
     ),
     (
         "model: {front_end: conv, time_stride: 5}",

@@ -130,7 +130,7 @@ def _log_mels(graph: Graph, network: SpeechNetwork) -> tuple[str, str]:
     pads = [0, settings.edge_samples + before, 0, settings.edge_samples + window - before]
     samples = graph.add("Pad", samples, graph.constant(pads))
     samples = graph.add("Unsqueeze", samples, graph.constant([1]))
-    waves = graph.constant(_waves(settings, base.window).unsqueeze(1))
+    waves = _waves(graph, settings, base.window)
     spectrum = graph.add("Conv", samples, waves, strides=[settings.hop_samples])
     power = graph.add("Mul", spectrum, spectrum)
     filters = graph.constant(torch.cat([base.filters, base.filters]).T)
@@ -141,12 +141,22 @@ def _log_mels(graph: Graph, network: SpeechNetwork) -> tuple[str, str]:
     return frames, graph.add("Add", hops, graph.constant(1))
 
 
-def _waves(settings: FeatureSettings, window: Tensor) -> Tensor:
-    """Return windowed cosines and sines (2 · bins, window_samples)."""
-    bins = torch.arange(settings.transform_samples // 2 + 1, dtype=torch.float64).unsqueeze(1)
-    steps = torch.arange(settings.window_samples, dtype=torch.float64)
-    phases = 2 * torch.pi / settings.transform_samples * bins * steps
-    return torch.cat([phases.cos(), phases.sin()]) * window.cpu().double()
+def _waves(graph: Graph, settings: FeatureSettings, window: Tensor) -> str:
+    """Return windowed cosines and sines (2 · bins, 1, window_samples).
+
+    All of them are steps through one period, so one period is kept, and what a runtime folds
+    into a constant as it loads the file need not be in it: 0.4 MB at 8 kHz, 0.8 MB at 16 kHz.
+    """
+    points = settings.transform_samples
+    period = 2 * torch.pi / points * torch.arange(points, dtype=torch.float64)
+    bins = graph.constant(torch.arange(points // 2 + 1).unsqueeze(1))
+    steps = graph.constant(torch.arange(settings.window_samples).unsqueeze(0))
+    phases = graph.add("Mod", graph.add("Mul", bins, steps), graph.constant(points))
+    both = [
+        graph.add("Gather", graph.constant(wave), phases) for wave in (period.cos(), period.sin())
+    ]
+    waves = graph.add("Mul", graph.add("Concat", *both, axis=0), graph.constant(window))
+    return graph.add("Unsqueeze", waves, graph.constant([1]))
 
 
 def _finish(graph: Graph, network: SpeechNetwork, frames: str, lengths: str) -> str:
