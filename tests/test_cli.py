@@ -20,7 +20,7 @@ from speechseq import __version__
 from speechseq.audio import write_wav
 from speechseq.cli import COMMANDS, main
 from speechseq.cli import data as data_command
-from speechseq.errors import SpeechseqError
+from speechseq.errors import DataError, SpeechseqError
 from speechseq.manifest import Utterance, read_manifest, write_manifest
 from speechseq.recogniser import Recogniser, load
 from speechseq.training import export as export_module
@@ -405,7 +405,8 @@ def test_exporting_in_8_bits_says_what_it_costs(call: Call, run: Path, tmp_path:
     code, out, err = call("export", run, "-o", path, "--int8")
     assert (code, out) == (0, f"{path}\n")
     assert path.stat().st_size < (run / "model.onnx").stat().st_size
-    *_, size, accuracy = err.splitlines()
+    *_, size, accuracy, errors = err.splitlines()
+    assert ": WER " in errors
     assert " -> " in size
     assert size.endswith(" MB")
     assert "% on 12 utterances, real-time factor " in accuracy
@@ -427,14 +428,45 @@ def test_a_card_is_kept(call: Call, fails: Callable[..., str], run: Path, tmp_pa
     assert "not a readable YAML card" in fails(2, *words, tmp_path / "none.yaml")
 
 
-def test_an_export_without_its_corpus_compares_on_noise(
-    call: Call, run: Path, tmp_path: Path
+def test_an_export_without_its_corpus(
+    call: Call, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["export", run, "-o", tmp_path / "m.onnx", "--int8", "--root", tmp_path / "gone"]
+    """On noise alone if need be; but not int8, which must be measured, nor a wrong --root."""
+    words = ["export", run, "-o", tmp_path / "m.onnx"]
+    code, _, err = call(*words, "--root", tmp_path / "gone")
+    assert (code, "no such file or folder" in err) == (1, True)
+
+    def gone(*_: object) -> None:
+        raise DataError("the corpus is gone")
+
+    monkeypatch.setattr("speechseq.splits.load_split", gone)
+    code, _, err = call(*words, "--int8")
+    assert (code, "int8 must be measured" in err) == (4, True)
+    assert not (tmp_path / "m.onnx").exists()
     code, _, err = call(*words)
-    assert code == 0
-    assert "comparing on noise alone: " in err
-    assert "accuracy not measured" in err
+    assert (code, "comparing on noise alone: " in err) == (0, True)
+
+
+def test_inputs_may_stand_behind_flags(call: Call, run: Path, clips: Path) -> None:
+    one, two = sorted(clips.rglob("*.wav"))[:2]
+    code, out, _ = call("transcribe", one, "-m", run, two)
+    assert (code, len(out.splitlines())) == (0, 2)
+
+
+def test_splits_that_are_no_file_names_are_refused(call: Call, clips: Path, tmp_path: Path) -> None:
+    one = next(clips.rglob("*.wav"))
+    manifest = tmp_path / "own.jsonl"
+    row = {"audio_filepath": str(one), "duration": 1, "text": "one", "split": "../out"}
+    manifest.write_text(json.dumps(row))
+    words = ["data", "prepare", "jsonl", "--root", manifest, "-o", tmp_path / "deep" / "out"]
+    code, _, err = call(*words)
+    assert (code, "cannot be a file's name" in err) == (1, True)
+    assert not (tmp_path / "deep").exists()
+
+
+def test_a_part_that_is_not_published_is_refused(call: Call) -> None:
+    code, _, err = call("data", "download", "librispeech", "--part", "dev-claen")
+    assert (code, "did you mean 'dev-clean'" in err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -501,7 +533,9 @@ def test_evaluating_what_is_not_there(
     words = ["evaluate", run, "--root"]
     assert "no split 'dev'" in fails(2, *words, corpus, "--split", "dev")
     assert "no such file or folder" in fails(1, *words, tmp_path / "gone")
-    assert "unknown data.corpus 'fsd'" in fails(2, "evaluate", run, "--corpus", "fsd")
+    assert "corpus: unknown corpus 'fsd'; did you mean 'fsdd'?" in fails(
+        2, "evaluate", run, "--corpus", "fsd"
+    )
     assert "no such model file" in fails(1, "evaluate", "nothing")
 
 

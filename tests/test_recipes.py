@@ -76,7 +76,7 @@ def trains(recipe: Recipe, run: Path) -> None:
 def test_a_recipe_says_what_it_is_for_its_corpus(path: Path) -> None:
     recipe = read_recipe(path)
     assert path.read_text().startswith("# ")
-    assert recipe.name == path.stem
+    assert recipe.name in (path.stem, path.parent.name)
     assert recipe.data.corpus == path.parent.name
     assert not recipe.data.root, "a place on the maker's disk"
     corpus = CORPORA[recipe.data.corpus]
@@ -120,3 +120,8 @@ def test_a_card_belongs_to_a_recipe_and_is_plain_text(path: Path) -> None:
 def test_there_are_recipes() -> None:
     assert {path.parent.name for path in RECIPES} <= set(CORPORA)
     assert FOLDER / "fsdd" / "digits.yaml" in RECIPES
+
+
+def test_no_two_recipes_train_into_one_folder() -> None:
+    names = [read_recipe(path).name for path in RECIPES]
+    assert len(set(names)) == len(names)

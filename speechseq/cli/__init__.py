@@ -58,11 +58,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _take_left_over(parsed: argparse.Namespace, left: Sequence[str]) -> None:
     """Let overrides and inputs stand behind flags, too; argparse leaves those over."""
-    words = getattr(parsed, "words", None)
-    if left and (words is None or any(word.startswith("-") for word in left)):
+    inputs = getattr(parsed, "inputs", None)
+    if left and (inputs is None or any(word.startswith("-") for word in left)):
         raise UsageError(f"unknown argument {left[0]}; see speechseq {parsed.command} --help")
-    if words is not None:
-        words += left
+    if inputs is not None:
+        inputs += left
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

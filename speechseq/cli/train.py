@@ -13,7 +13,7 @@ HELP = "a recipe to a model"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "words", nargs="*", metavar="RECIPE.yaml [key=value …]", help="e.g. training.epochs=5"
+        "inputs", nargs="*", metavar="RECIPE.yaml [key=value …]", help="e.g. training.epochs=5"
     )
     parser.add_argument("-o", "--output", type=Path, help="run folder (default: runs/NAME)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a stopped run")
@@ -24,11 +24,13 @@ def run(arguments: argparse.Namespace) -> None:
     from speechseq.recipe import Recipe
     from speechseq.recipe_file import read_recipe
 
-    if bool(arguments.words) == bool(arguments.resume):
+    if bool(arguments.inputs) == bool(arguments.resume):
         raise UsageError("train: give a recipe, or --resume RUN, and not both; see train --help")
     if arguments.resume and arguments.output:
         raise UsageError("train: --resume goes on in its own folder; leave -o out")
-    recipe = Recipe() if arguments.resume else read_recipe(arguments.words[0], arguments.words[1:])
+    recipe = (
+        Recipe() if arguments.resume else read_recipe(arguments.inputs[0], arguments.inputs[1:])
+    )
     run = arguments.resume or arguments.output or Path("runs") / recipe.name
     need_training()
     from speechseq.training.loop import train

@@ -16,7 +16,7 @@ HELP = "audio to text"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", nargs="+", metavar="FILE", help="audio file, folder, glob, or -")
+    parser.add_argument("inputs", nargs="+", metavar="FILE", help="audio file, folder, glob, or -")
     parser.add_argument("-m", "--model", help="bundled name, model file or run (default: digits)")
     parser.add_argument("-f", "--format", default="txt", help="txt or json (default: txt)")
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="write one file an input")
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     from speechseq.outputs import WRITERS
 
     write = choose(WRITERS, arguments.format, "format")
-    inputs = list(_find_inputs(arguments.words))
+    inputs = list(_find_inputs(arguments.inputs))
     targets = _targets(inputs, arguments)
     recogniser = open_recogniser(arguments.model, arguments.device)
     failed = []

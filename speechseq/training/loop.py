@@ -114,7 +114,8 @@ def run_epochs(training: Training, note: Note, show: Show) -> None:
                     began = saved = time.perf_counter()
                     training.checkpoint()
                 if stopped():
-                    note(f"stopped at step {training.progress.step}; --resume {training.run}")
+                    at = training.progress.step
+                    note(f"stopped at step {at}; go on with --resume {training.run}")
                     raise KeyboardInterrupt
             training.progress.seconds += time.perf_counter() - began
             row = training.end_epoch()
