@@ -31,7 +31,8 @@ OUTPUTS = ("log_probs", "log_probs_lengths")
 
 RUN_MODEL = "model.onnx"
 RUN_WEIGHTS = "weights.safetensors"
-"""What a run folder calls its exported model and its best weights."""
+RUN_RECIPE = "recipe.yaml"
+"""What a run folder calls its exported model, its best weights and its resolved recipe."""
 
 BUNDLED = Path(__file__).parent / "models"
 DEFAULT_MODEL = "digits"

@@ -20,6 +20,11 @@ from speechseq.errors import UsageError, nearest
 Count = typing.TypeVar("Count", bound=Any)
 
 
+def shortened(frames: Count, stride: int) -> Count:
+    """Return how many frames a stride leaves: one for each `stride` begun."""
+    return -(-frames // stride)
+
+
 @dataclass(frozen=True)
 class DataSettings:
     """Which speech to learn from, and how its texts become tokens.
@@ -132,7 +137,7 @@ class ModelSettings:
 
         Counts are integers, or arrays or tensors of them.
         """
-        return -(-frames // self.time_stride)
+        return shortened(frames, self.time_stride)
 
 
 @dataclass(frozen=True)

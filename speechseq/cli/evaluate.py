@@ -76,11 +76,12 @@ def _evaluated(arguments: argparse.Namespace, recogniser: Recogniser) -> list[Ut
 
 def _root_of_run(run: Path, corpus: str) -> str:
     """Return where a run folder's own data lies; a model file does not say."""
+    from speechseq.model_file import RUN_RECIPE
     from speechseq.recipe_file import read_recipe
 
-    if not (run / "recipe.yaml").is_file():
+    if not (run / RUN_RECIPE).is_file():
         return ""
-    data = read_recipe(run / "recipe.yaml").data
+    data = read_recipe(run / RUN_RECIPE).data
     return data.root if data.corpus == corpus else ""
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from speechseq.errors import ModelError, choose
-from speechseq.recipe import ModelSettings, Recipe
+from speechseq.recipe import ModelSettings, Recipe, shortened
 from speechseq.recogniser import Network
 from speechseq.training.features import Features, within
 
@@ -50,11 +50,6 @@ def reverse_within(frames: Tensor, lengths: Tensor) -> Tensor:
     return cast(Tensor, _Reverse.apply(frames, rows))
 
 
-def output_lengths(lengths: Tensor, stride: int) -> Tensor:
-    """Return the front end's output lengths, as `ModelSettings.output_frames` does for one."""
-    return torch.div(lengths + stride - 1, stride, rounding_mode="floor")
-
-
 class NoFrontEnd(nn.Module):
     """Features as they are."""
 
@@ -81,7 +76,7 @@ class Stack(nn.Module):
         frames = frames * within(lengths, frames.shape[1]).unsqueeze(2)
         frames = nn.functional.pad(frames, (0, 0, 0, -frames.shape[1] % self.stride))
         stacked = frames.reshape(frames.shape[0], -1, self.dims)
-        return stacked, output_lengths(lengths, self.stride)
+        return stacked, shortened(lengths, self.stride)
 
 
 class Convolutions(nn.Module):
@@ -105,7 +100,7 @@ class Convolutions(nn.Module):
         for convolution, stride in zip((self.first, self.second), self.strides, strict=True):
             maps = maps * within(lengths, maps.shape[2]).unsqueeze(1).unsqueeze(3)
             maps = convolution(maps).relu()
-            lengths = output_lengths(lengths, stride)
+            lengths = shortened(lengths, stride)
         frames = maps.transpose(1, 2).flatten(2)
         return (self.norm(frames) if self.norm else frames), lengths
 

@@ -11,7 +11,7 @@ import torch
 
 from speechseq.alignment import frames_needed
 from speechseq.errors import DataError
-from speechseq.manifest import Utterance, shared_speakers
+from speechseq.manifest import Utterance, shared_speakers, statistics
 from speechseq.recipe import Recipe
 from speechseq.tokens import Vocabulary
 from speechseq.training.data import LogMels, Progress, cached_log_mels
@@ -42,11 +42,10 @@ def preflight(
 ) -> Iterator[str]:
     """Say what is about to be trained on what: data, label coverage, size."""
     for name, split in (("train", training), ("validation", validation)):
-        hours = sum(u.duration for u in split.utterances) / 3600
-        speakers = len({u.speaker for u in split.utterances if u.speaker})
+        found = statistics(split.utterances)
         yield (
-            f"{name}: {len(split.utterances)} utterances, {hours:.2f} h, "
-            f"{speakers or 'unknown'} speakers"
+            f"{name}: {found.utterances} utterances, {found.hours:.2f} h, "
+            f"{found.speakers or 'unknown'} speakers"
         )
     yield _coverage(training, vocabulary)
     both = len(shared_speakers(training.utterances, validation.utterances))

@@ -14,13 +14,13 @@ import yaml
 from speechseq import __version__
 from speechseq.errors import ModelError
 from speechseq.files import atomic_write
-from speechseq.model_file import RUN_MODEL, RUN_WEIGHTS
+from speechseq.model_file import RUN_MODEL, RUN_RECIPE, RUN_WEIGHTS
 from speechseq.recipe import Recipe, recipe_from_dict
 from speechseq.recogniser import Recogniser
 from speechseq.tokens import Vocabulary
 from speechseq.training.encoder import choose_device, load_network, torch_network
 
-RECIPE = "recipe.yaml"
+RECIPE = RUN_RECIPE
 VOCABULARY = "vocabulary.json"
 VERSIONS = "versions.json"
 WEIGHTS = RUN_WEIGHTS
