@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from speechseq.tokens import BLANK
+from speechseq.errors import DataError, choose
+from speechseq.tokens import BLANK, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -25,28 +26,132 @@ class Hypothesis:
     confidence: float
 
 
+Decoder = Callable[[np.ndarray], Hypothesis]
+"""``log_probs (frames, tokens) -> Hypothesis``."""
+
+
 def greedy(log_probs: np.ndarray) -> Hypothesis:
     """Take the best token of each frame (frames, tokens), merge repeats, drop blanks.
 
     Source: Graves et al. 2006, best path decoding.
     """
-    best = log_probs.argmax(axis=1)
-    values = np.take_along_axis(log_probs, best[:, None], axis=1)[:, 0].astype(np.float64)
+    return _along(log_probs, log_probs.argmax(axis=1))
+
+
+def _along(log_probs: np.ndarray, path: np.ndarray) -> Hypothesis:
+    """Return what a path (frames,) of tokens spells, and how probable it is."""
+    values = np.take_along_axis(log_probs, path[:, None], axis=1)[:, 0].astype(np.float64)
     values = np.minimum(values, 0.0)  # float32 softmax may round above certainty
-    starts = np.flatnonzero(np.diff(best, prepend=-1))
-    ends = np.append(starts[1:], len(best))
-    spoken = best[starts] != BLANK
+    starts = np.flatnonzero(np.diff(path, prepend=-1))
+    ends = np.append(starts[1:], len(path))
+    spoken = path[starts] != BLANK
     starts, ends = starts[spoken], ends[spoken]
     sums = np.concatenate([[0.0], np.cumsum(values)])
     totals, sizes = sums[ends] - sums[starts], ends - starts
     mean = totals.sum() / sizes.sum() if len(starts) else values.mean() if len(values) else 0.0
     return Hypothesis(
-        tokens=tuple(best[starts].tolist()),
+        tokens=tuple(path[starts].tolist()),
         starts=tuple(starts.tolist()),
         ends=tuple(ends.tolist()),
         token_confidences=tuple(np.exp(totals / np.maximum(sizes, 1)).tolist()),
         confidence=float(np.exp(mean)),
     )
+
+
+class Lexicon:
+    """Decode into the vocabulary's words and no others: the best path that spells them.
+
+    Any number of words, none included, in any order, with one space between; without a space
+    among the tokens, at most one word. Exact (Viterbi), all states of a frame at once.
+
+    The states are those of every word (its characters, with a blank between each two) and four
+    that all words share: blanks before the first word, blanks behind a word, the space, and
+    blanks behind the space.
+
+    Source: Graves et al. 2006, with maximum in place of sum; Ney 1984, one-stage word loops.
+    """
+
+    def __init__(self, vocabulary: Vocabulary):
+        spellings = [vocabulary.encode(word) for word in vocabulary.words]
+        if not all(spellings) or not spellings:
+            raise DataError(
+                "decoding.decoder lexicon: the vocabulary holds no list of words; use greedy"
+            )
+        self._vocabulary = vocabulary
+        self._words = frozenset(vocabulary.words)
+        words = [np.array(spelling) for spelling in spellings]
+        self._tokens = np.concatenate([*(_between_blanks(word) for word in words), [BLANK] * 4])
+        self._size = len(self._tokens)
+        self._before, self._behind, self._space, self._after = range(self._size - 4, self._size)
+        self._spaced = " " in vocabulary.tokens
+        if self._spaced:
+            self._tokens[self._space] = vocabulary.tokens.index(" ")
+        self._last = np.cumsum([2 * len(word) - 1 for word in words]) - 1
+        self._first = np.append(0, self._last[:-1] + 1)
+        self._sources = self._arcs(words)
+
+    def _arcs(self, words: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the states (3, states) each state is reached from: itself and up to two more.
+
+        Number `size` stands for none, size + 1 for whatever leads into a word, size + 2 for the
+        best end of a word.
+        """
+        none, entry, end = self._size, self._size + 1, self._size + 2
+        states = np.arange(self._size)
+        # A character may follow the one before it directly, unless the two are the same.
+        direct = np.concatenate(
+            [*(np.repeat(np.append(False, w[1:] != w[:-1]), 2)[:-1] for w in words), [False] * 4]
+        )
+        sources = np.stack([states, states - 1, np.where(direct, states - 2, none)])
+        sources[1, self._first] = entry
+        # Between two characters direct[] also marks the blank before; only characters skip it.
+        sources[2, self._tokens == BLANK] = none
+        sources[1:, self._before] = none
+        sources[1:, self._behind] = end, none
+        sources[1:, self._space] = (end, self._behind) if self._spaced else (none, none)
+        sources[1:, self._after] = (self._space, none) if self._spaced else (none, none)
+        return sources
+
+    def __call__(self, log_probs: np.ndarray) -> Hypothesis:
+        """Decode log-probabilities (frames, tokens)."""
+        found = greedy(log_probs)
+        # The best path of all is the lexicon's best, too, where it spells nothing but its words.
+        text = "".join(self._vocabulary.tokens[token] for token in found.tokens)
+        if not text or self._words.issuperset(text.split(" ")):
+            return found
+        return _along(log_probs, self._tokens[self._best_path(log_probs.astype(np.float64))])
+
+    def _best_path(self, log_probs: np.ndarray) -> np.ndarray:
+        """Return the state of each frame (frames,) on the best path."""
+        scores = np.full(self._size + 3, -np.inf)
+        scores[self._before] = 0.0  # before the first frame, at no cost
+        emissions = log_probs[:, self._tokens]
+        came_from = np.empty((len(log_probs), self._size), dtype=np.int64)
+        columns = np.arange(self._size)
+        for frame, emission in enumerate(emissions):
+            entry = max((self._before, self._space, self._after), key=scores.__getitem__)
+            end = self._last[scores[self._last].argmax()]
+            scores[-2:] = scores[entry], scores[end]
+            candidates = scores[self._sources]
+            best = candidates.argmax(axis=0)
+            sources = self._sources[best, columns]
+            sources[sources == self._size + 1] = entry
+            sources[sources == self._size + 2] = end
+            came_from[frame] = sources
+            scores[: self._size] = candidates[best, columns] + emission
+        finals = np.append(self._last, [self._before, self._behind])
+        path = np.empty(len(log_probs), dtype=np.int64)
+        path[-1] = finals[scores[finals].argmax()]
+        for frame in range(len(log_probs) - 1, 0, -1):
+            path[frame - 1] = came_from[frame, path[frame]]
+        return path
+
+
+def _between_blanks(word: np.ndarray) -> np.ndarray:
+    """Return a word's tokens with a blank between each two."""
+    states = np.full(2 * len(word) - 1, BLANK)
+    states[::2] = word
+    return states
 
 
 def best_class(log_probs: np.ndarray) -> Hypothesis:
@@ -56,5 +161,30 @@ def best_class(log_probs: np.ndarray) -> Hypothesis:
     return Hypothesis((number,), (0,), (1,), (confidence,), confidence)
 
 
-DECODERS: dict[str, Callable[[np.ndarray], Hypothesis]] = {"greedy": greedy, "class": best_class}
-"""Decoders by the name recipes and model files give them."""
+def decoder_for(vocabulary: Vocabulary, name: str) -> Decoder:
+    """Return the decoder a model's log-probabilities go through; classes have but one.
+
+    Raises:
+        UsageError: there is no such decoder.
+        DataError: the vocabulary lacks what it needs.
+    """
+    name = name if vocabulary.is_sequence else "class"
+    return choose(DECODERS, name, "decoding.decoder")(vocabulary)
+
+
+def _greedy(vocabulary: Vocabulary) -> Decoder:
+    """Take each frame's best token, whatever the vocabulary."""
+    return greedy
+
+
+def _best_class(vocabulary: Vocabulary) -> Decoder:
+    """Take the best class, whatever the vocabulary."""
+    return best_class
+
+
+DECODERS: dict[str, Callable[[Vocabulary], Decoder]] = {
+    "greedy": _greedy,
+    "lexicon": Lexicon,
+    "class": _best_class,
+}
+"""What makes a vocabulary's decoder, by the name recipes and model files give it."""

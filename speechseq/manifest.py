@@ -32,7 +32,7 @@ class Utterance:
 
     `duration` and `offset` are seconds; `offset` is where the utterance begins in the file.
     A duration of 0 means up to the end of the file. An empty `audio_filepath` stands for
-    digital silence of `duration` seconds.
+    digital silence of `duration` seconds. Samples are multiplied by `volume`.
     """
 
     audio_filepath: str
@@ -41,6 +41,7 @@ class Utterance:
     speaker: str = ""
     offset: float = 0.0
     split: str = ""
+    volume: float = 1.0
 
     @property
     def key(self) -> str:
@@ -56,7 +57,9 @@ _FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     "speaker": str,
     "offset": (int, float),
     "split": str,
+    "volume": (int, float),
 }
+_NUMBERS = {"duration": "seconds", "offset": "seconds", "volume": "factors"}
 _REQUIRED = ("audio_filepath", "duration", "text")
 
 
@@ -80,9 +83,9 @@ def parse_line(line: str, where: str, folder: Path) -> Utterance:
     for name, kind in _FIELD_TYPES.items():
         if name in row and (not isinstance(row[name], kind) or isinstance(row[name], bool)):
             raise DataError(f"{where}: {name!r} is {row[name]!r}; a {_type_name(kind)} goes here")
-    for name in ("duration", "offset"):
+    for name, unit in _NUMBERS.items():
         if not 0 <= row.get(name, 0) < 1e7:
-            raise DataError(f"{where}: {name!r} is {row[name]!r}; seconds, 0 or more, go here")
+            raise DataError(f"{where}: {name!r} is {row[name]!r}; {unit}, 0 or more, go here")
     values = {name: row[name] for name in _FIELD_TYPES if name in row}
     if values["audio_filepath"]:
         values["audio_filepath"] = str(folder / values["audio_filepath"])
@@ -118,13 +121,13 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
 
 
 def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None:
-    """Write utterances as JSON lines, atomically; empty optional keys are left out."""
+    """Write utterances as JSON lines, atomically; optional keys at their defaults are left out."""
     with atomic_write(path) as file:
         for utterance in utterances:
             row = {
                 name: value
                 for name, value in asdict(utterance).items()
-                if value or name in _REQUIRED
+                if name in _REQUIRED or value != getattr(Utterance, name)
             }
             line = json.dumps(row, ensure_ascii=False) + "\n"
             # A file name need not be Unicode; what is not becomes JSON's own \udc.. escape.
@@ -135,9 +138,10 @@ def read_utterance(utterance: Utterance, rate: int) -> np.ndarray:
     """Return an utterance's samples (samples,); an empty path is digital silence."""
     if not utterance.audio_filepath:
         return np.zeros(max(round(utterance.duration * rate), 1), np.float32)
-    return read_audio(
+    samples = read_audio(
         utterance.audio_filepath, rate, offset=utterance.offset, duration=utterance.duration
     )
+    return samples if utterance.volume == 1.0 else samples * np.float32(utterance.volume)
 
 
 @dataclass(frozen=True)

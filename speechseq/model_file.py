@@ -58,10 +58,9 @@ def metadata(
     """Return the metadata to write into an ONNX file. Places on the maker's disk are left out."""
     settings = recipe.to_dict()
     settings["data"]["root"] = ""
-    tokens = {"kind": vocabulary.kind, "tokens": list(vocabulary.tokens)}
     values = {
         "format": FORMAT,
-        "vocabulary": json.dumps(tokens, ensure_ascii=False),
+        "vocabulary": json.dumps(vocabulary.to_dict(), ensure_ascii=False),
         "recipe": json.dumps(settings, ensure_ascii=False),
         "card": json.dumps(dict(card), ensure_ascii=False),
         "weights_sha256": weights_sha256,
@@ -139,7 +138,7 @@ def _parse(
         )
     try:
         tokens = json.loads(values["vocabulary"])
-        vocabulary = Vocabulary(tokens["kind"], tuple(map(str, tokens["tokens"])))
+        vocabulary = Vocabulary.from_dict(tokens)
         recipe = recipe_from_dict(json.loads(values["recipe"]), str(path))
         card = dict(json.loads(values["card"]))
     except SpeechseqError as error:

@@ -192,7 +192,11 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class DecodingSettings:
-    """How log-probabilities become text; `decoder` is for sequences, a class is always the best."""
+    """How log-probabilities become text, where texts are sequences; a class is always the best.
+
+    `decoder` greedy takes the best token of every frame; lexicon, for characters, spells the words
+    of the training texts and no others.
+    """
 
     decoder: str = "greedy"
 
@@ -231,7 +235,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.head": ("ctc", "classify"),
     "model.pooling": ("last", "mean", "attention"),
     "training.schedule": ("one_cycle", "cosine"),
-    "decoding.decoder": ("greedy",),
+    "decoding.decoder": ("greedy", "lexicon"),
 }
 """The words a setting may be."""
 
@@ -372,6 +376,8 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
             f"model.head {model.head} does not go with data.tokens {recipe.data.tokens}; "
             f"ctc takes characters or words, classify takes classes"
         )
+    if recipe.decoding.decoder == "lexicon" and recipe.data.tokens != "characters":
+        yield "decoding.decoder lexicon spells words in characters; use data.tokens characters"
     if model.front_end == "none" and model.time_stride != 1:
         yield "model.time_stride needs model.front_end stack or conv; choose one"
     if model.front_end == "conv" and (features.kind == "mfcc" or features.deltas):

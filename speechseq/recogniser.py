@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from speechseq.audio import Source, read_audio
-from speechseq.decoding import DECODERS, Hypothesis
-from speechseq.errors import AudioError, ModelError, choose
+from speechseq.decoding import Hypothesis, decoder_for
+from speechseq.errors import AudioError, ModelError
 from speechseq.model_file import DEFAULT_MODEL, INPUTS, OUTPUTS, ModelFile, read_model
 from speechseq.recipe import Recipe
 from speechseq.tokens import Vocabulary
@@ -46,8 +46,17 @@ class Recogniser:
         self.network = network
         self.vocabulary = vocabulary
         self.recipe = recipe
-        name = recipe.decoding.decoder if vocabulary.is_sequence else "class"
-        self._decode = choose(DECODERS, name, "decoding.decoder")
+        self._decode = decoder_for(vocabulary, recipe.decoding.decoder)
+
+    def decoding_with(self, decoder: str) -> Recogniser:
+        """Return this recogniser with another decoder, by its name in `DECODERS`.
+
+        Raises:
+            UsageError: there is no such decoder.
+            DataError: the model's vocabulary lacks what it needs.
+        """
+        recipe = replace(self.recipe, decoding=replace(self.recipe.decoding, decoder=decoder))
+        return Recogniser(self.network, self.vocabulary, recipe)
 
     @property
     def rate(self) -> int:

@@ -6,8 +6,9 @@ Training, scoring and decoding all go through `Vocabulary`, so they agree on wha
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from speechseq.errors import DataError, choose
 
@@ -41,7 +42,8 @@ class Vocabulary:
     """The tokens a model knows, in the order of its outputs.
 
     `kind` is one of `KINDS`. Sequence vocabularies (characters, words) begin with the CTC blank
-    at 0; class labels have no blank.
+    at 0; class labels have no blank. `words` are the words a lexicon decoder may spell with
+    characters; most models have no use for them.
 
     Raises:
         UsageError: unknown kind.
@@ -50,6 +52,7 @@ class Vocabulary:
 
     kind: str
     tokens: tuple[str, ...]
+    words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         choose(KINDS, self.kind, "tokens")
@@ -61,13 +64,35 @@ class Vocabulary:
             raise DataError("vocabulary: empty; the training texts hold nothing to learn")
 
     @classmethod
-    def from_texts(cls, kind: str, texts: Iterable[str]) -> Vocabulary:
-        """Collect every token of `texts`, sorted, so that the same texts give the same numbers."""
+    def from_texts(cls, kind: str, texts: Iterable[str], *, lexicon: bool = False) -> Vocabulary:
+        """Collect every token of `texts`, sorted, so that the same texts give the same numbers.
+
+        With `lexicon`, their words are collected, too.
+        """
         normalise = choose(KINDS, kind, "tokens")
-        found = sorted({unit for text in texts for unit in _split(kind, normalise(text))})
+        texts = [normalise(text) for text in texts]
+        found = sorted({unit for text in texts for unit in _split(kind, text)})
+        words = sorted({word for text in texts for word in text.split()}) if lexicon else ()
         if kind == "classes" and "" in found:
             raise DataError("text '': an empty class label; name the class or drop the utterance")
-        return cls(kind, tuple(found) if kind == "classes" else (BLANK_TOKEN, *found))
+        tokens = found if kind == "classes" else [BLANK_TOKEN, *found]
+        return cls(kind, tuple(tokens), tuple(words))
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> Vocabulary:
+        """Build a vocabulary from plain JSON values, as `to_dict` returns them.
+
+        Raises:
+            KeyError, TypeError: not such values; else as for the class.
+        """
+        return cls(
+            tree["kind"], tuple(map(str, tree["tokens"])), tuple(map(str, tree.get("words", ())))
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the vocabulary as plain JSON values."""
+        tree = {"kind": self.kind, "tokens": list(self.tokens)}
+        return tree | ({"words": list(self.words)} if self.words else {})
 
     @property
     def is_sequence(self) -> bool:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 from hypothesis import given, settings
@@ -286,7 +287,7 @@ def test_speech_commands_with_unknown_and_silence(tmp_path: Path) -> None:
     place = make_layout("speech_commands", tmp_path)
     found = commands(place, words=("yes", "no"), unknown=True, silence=True)
     # Train: twice the 6 clips a known word has; elsewhere a tenth of 4 or 12 clips, rounded up.
-    assert found["train", "_unknown_"] == 12 and found["train", "_silence_"] == 2
+    assert found["train", "_unknown_"] == 12 and found["train", "_silence_"] == 12
     for split in ("validation", "test"):
         assert found[split, "_unknown_"] == 1 and found[split, "_silence_"] == 1
     assert found["canonical-test", "_unknown_"] == 1 and found["canonical-test", "_silence_"] == 1
@@ -324,14 +325,16 @@ def test_silence_of_the_splits_does_not_overlap(tmp_path: Path) -> None:
     found = CORPORA["speech_commands"].read(place, silence=True)
     silence = [u for u in found if u.text == "_silence_" and u.split != "canonical-test"]
     train = [u for u in silence if u.split == "train"]
-    assert len(train) == 27 and sum(not u.audio_filepath for u in train) == 3
+    assert len(train) == 132 and sum(not u.audio_filepath for u in train) == 14
     assert all(u.duration == 1.0 for u in silence)
     bounds = {"train": (0, 16), "validation": (16, 18), "test": (18, 20)}
     for utterance in silence:
         if utterance.audio_filepath:
             first, last = bounds[utterance.split]
             assert first <= utterance.offset and utterance.offset + 1 <= last
-    assert len({u.key for u in train if u.audio_filepath}) == 24
+    assert len({u.key for u in train if u.audio_filepath}) == 118
+    volumes = np.sort([u.volume for u in train])
+    assert np.abs(volumes - np.linspace(0, 1, len(train))).max() < 0.15  # evenly, from 0 to 1
 
 
 def test_speech_commands_refusals(tmp_path: Path) -> None:
@@ -451,7 +454,7 @@ def test_real_speech_commands() -> None:
     known = {split: sum(counts[split, word] for word in words) for split in corpus.splits}
     if known["train"] == 4066:  # the part made for development; the public archive has more
         assert counts["train", "_unknown_"] == 1162
-        assert counts["train", "_silence_"] == 407
+        assert counts["train", "_silence_"] == 1162
         assert counts["canonical-test", "_unknown_"] == 198
     assert counts["validation", "_silence_"] == -(-known["validation"] // 10)
     speakers = {split: {u.speaker for u in found if u.split == split} - {""} for split in known}

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechseq.decoding import DECODERS, best_class, greedy
-from speechseq.tokens import BLANK
+from speechseq.decoding import DECODERS, Decoder, Lexicon, best_class, decoder_for, greedy
+from speechseq.errors import DataError, UsageError
+from speechseq.tokens import BLANK, BLANK_TOKEN, Vocabulary
+
+LETTERS = Vocabulary("characters", (BLANK_TOKEN, "a", "b", "c"), ("a", "b", "ab"))
 
 paths = st.lists(st.integers(0, 3), min_size=1, max_size=12)
 
@@ -91,23 +95,96 @@ def test_a_class_may_have_number_0() -> None:
     assert best_class(np.log([[0.8, 0.2]])).tokens == (0,)
 
 
-@pytest.mark.parametrize("name", DECODERS)
-def test_a_certain_path_is_exact(name: str) -> None:
-    found = DECODERS[name](on_path([2], probability=1 - 1e-12))
+@pytest.mark.parametrize("decode", [make(LETTERS) for make in DECODERS.values()], ids=DECODERS)
+def test_a_certain_path_is_exact(decode: Decoder) -> None:
+    found = decode(on_path([2], probability=1 - 1e-12))
     assert found.tokens == (2,)
     assert found.confidence == pytest.approx(1)
 
 
-@pytest.mark.parametrize("name", DECODERS)
-def test_rounding_above_certainty_stays_a_probability(name: str) -> None:
+@pytest.mark.parametrize("decode", [make(LETTERS) for make in DECODERS.values()], ids=DECODERS)
+def test_rounding_above_certainty_stays_a_probability(decode: Decoder) -> None:
     log_probs = np.array([[-20.0, 1e-6, -20.0]], np.float32)
-    found = DECODERS[name](log_probs)
+    found = decode(log_probs)
     assert found.confidence == 1
     assert found.token_confidences == (1,)
 
 
-@pytest.mark.parametrize("name", DECODERS)
-def test_results_are_plain_python(name: str) -> None:
-    found = DECODERS[name](on_path([1]).astype(np.float32))
+@pytest.mark.parametrize("decode", [make(LETTERS) for make in DECODERS.values()], ids=DECODERS)
+def test_results_are_plain_python(decode: Decoder) -> None:
+    found = decode(on_path([1]).astype(np.float32))
     assert {type(number) for number in (*found.tokens, *found.starts, *found.ends)} == {int}
     assert {type(value) for value in (found.confidence, *found.token_confidences)} == {float}
+
+
+def random_log_probs(seed: int, frames: int, tokens: int) -> np.ndarray:
+    raw = np.random.default_rng(seed).normal(size=(frames, tokens)) * 2
+    return raw - np.log(np.exp(raw).sum(axis=1, keepdims=True))
+
+
+def text_of(vocabulary: Vocabulary, tokens: Sequence[int]) -> str:
+    return "".join(vocabulary.tokens[token] for token in tokens)
+
+
+def best_by_trying_all(log_probs: np.ndarray, vocabulary: Vocabulary) -> float:
+    """Return the score of the best of all paths that spell nothing but the lexicon's words."""
+    best = -np.inf
+    frames, tokens = log_probs.shape
+    for path in itertools.product(range(tokens), repeat=frames):
+        text = text_of(vocabulary, [token for token, _, _ in collapse(list(path))])
+        if not text or set(text.split(" ")) <= set(vocabulary.words):
+            best = max(best, log_probs[np.arange(frames), list(path)].sum())
+    return float(best)
+
+
+LEXICA = {
+    "one word": Vocabulary("characters", (BLANK_TOKEN, "a", "b"), ("ab",)),
+    "repeats": Vocabulary("characters", (BLANK_TOKEN, " ", "a", "b"), ("aa", "b", "bab")),
+    "prefixes": Vocabulary("characters", (BLANK_TOKEN, " ", "a", "b"), ("a", "ab", "abb")),
+    "no space": Vocabulary("characters", (BLANK_TOKEN, "a", "b", "c"), ("aa", "abc", "c")),
+}
+
+
+@pytest.mark.parametrize("name", LEXICA)
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**32), frames=st.integers(1, 6))
+def test_lexicon_finds_the_best_of_all_its_paths(name: str, seed: int, frames: int) -> None:
+    vocabulary = LEXICA[name]
+    log_probs = random_log_probs(seed, frames, len(vocabulary))
+    lexicon = Lexicon(vocabulary)
+    found = lexicon(log_probs)
+    text = text_of(vocabulary, found.tokens)
+    assert not text or set(text.split(" ")) <= set(vocabulary.words)
+    if text and text != text_of(vocabulary, greedy(log_probs).tokens):
+        states = lexicon._tokens[lexicon._best_path(log_probs)]
+        score = log_probs[np.arange(frames), states].sum()
+        assert score == pytest.approx(best_by_trying_all(log_probs, vocabulary))
+
+
+def test_lexicon_mends_a_spelling() -> None:
+    vocabulary = Vocabulary(
+        "characters", (BLANK_TOKEN, " ", "e", "n", "o", "t", "w"), ("one", "two")
+    )
+    spelt = [vocabulary.tokens.index(letter) for letter in "ono two"]
+    log_probs = on_path(spelt, probability=0.7, tokens=len(vocabulary))
+    assert text_of(vocabulary, greedy(log_probs).tokens) == "ono two"
+    found = Lexicon(vocabulary)(log_probs)
+    assert text_of(vocabulary, found.tokens) == "one two"
+    assert found.starts == tuple(range(7)) and found.confidence < greedy(log_probs).confidence
+
+
+def test_lexicon_hears_nothing_where_no_word_fits() -> None:
+    vocabulary = Vocabulary("characters", (BLANK_TOKEN, "a", "b"), ("ab",))
+    assert Lexicon(vocabulary)(on_path([1], tokens=3)).tokens == ()
+
+
+@pytest.mark.parametrize("words", [(), ("a", "")])
+def test_lexicon_without_words_says_so(words: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match=r"holds no list of words; use greedy"):
+        Lexicon(Vocabulary("characters", (BLANK_TOKEN, "a"), words))
+
+
+def test_an_unknown_decoder_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="lexicon"):
+        decoder_for(LETTERS, "lexikon")
+    assert decoder_for(Vocabulary("classes", ("a",)), "greedy") is best_class

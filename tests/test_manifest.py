@@ -303,3 +303,13 @@ def test_splits_and_options(places: Path) -> None:
     with pytest.raises(DataError) as missing:
         CORPUS.utterances("test", root=places)
     assert str(missing.value).startswith(f"digits: split 'test' is not in {places}; ")
+
+
+def test_volume_scales_the_samples(tmp_path: Path) -> None:
+    path = tmp_path / "tone.wav"
+    write_wav(path, 0.5 * np.sin(np.arange(8000) / 5).astype(np.float32), 8000)
+    loud = read_utterance(Utterance(str(path), 1.0, "a"), 8000)
+    quiet = Utterance(str(path), 1.0, "a", volume=0.25)
+    write_manifest(tmp_path / "m.jsonl", [quiet])
+    assert read_manifest(tmp_path / "m.jsonl") == [quiet]
+    assert np.allclose(read_utterance(quiet, 8000), loud / 4, atol=1e-7)

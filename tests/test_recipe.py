@@ -187,6 +187,10 @@ def setting_of(recipe: Recipe, name: str) -> Any:
 # Contradictions
 
 CONTRADICTIONS = [
+    (
+        "{data: {tokens: words}, decoding: {decoder: lexicon}}",
+        "decoding.decoder lexicon spells words in characters; use data.tokens characters",
+    ),
     ("seed: -1", "seed -1 is not from 0 to 4294967295; choose one that is"),
     ("seed: 4294967296", "seed 4294967296 is not from 0 to 4294967295; choose one that is"),
     (

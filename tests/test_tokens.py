@@ -184,3 +184,10 @@ def test_texts_that_hold_nothing(kind: str) -> None:
 def test_an_empty_class_label_is_refused() -> None:
     with pytest.raises(DataError, match="an empty class label; name the class or drop"):
         Vocabulary.from_texts("classes", ["a", "  "])
+
+
+def test_a_lexicon_travels_with_the_vocabulary() -> None:
+    made = Vocabulary.from_texts("characters", ["Two  one", "one"], lexicon=True)
+    assert made.words == ("one", "two")
+    assert Vocabulary.from_dict(made.to_dict()) == made
+    assert "words" not in Vocabulary.from_texts("characters", ["one"]).to_dict()

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechseq.cli.terminal import Bar, add_device, note, open_recogniser
+from speechseq.cli.terminal import Bar, add_decoder, add_device, note, open_recogniser
 from speechseq.errors import SomeInputsFailed, SpeechseqError, UsageError, choose
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", default="", help="place of the corpus")
     parser.add_argument("-o", "--output", type=Path, metavar="JSON", help="write everything here")
     parser.add_argument("--png", type=Path, help="draw the confusion matrix here")
+    add_decoder(parser)
     add_device(parser)
 
 
@@ -37,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     from speechseq.files import atomic_write
 
     _check(arguments)
-    recogniser = open_recogniser(arguments.model, arguments.device)
+    recogniser = open_recogniser(arguments.model, arguments.device, arguments.decoder)
     utterances = _evaluated(arguments, recogniser)
     _warn(recogniser, utterances)
     bar = Bar()

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechseq.errors import SpeechseqError, UsageError
+from speechseq.errors import SpeechseqError, UsageError, choose
 
 if TYPE_CHECKING:
     from speechseq.recogniser import Recogniser
@@ -47,13 +47,27 @@ class Bar:
         note(text)
 
 
+def add_decoder(parser: argparse.ArgumentParser) -> None:
+    """Add --decoder."""
+    parser.add_argument("--decoder", help="greedy or lexicon (default: the model's own)")
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add --device."""
     parser.add_argument("--device", default="auto", choices=DEVICES, help="default: auto")
 
 
-def open_recogniser(model: str | None, device: str) -> Recogniser:
+def open_recogniser(model: str | None, device: str, decoder: str | None) -> Recogniser:
     """Open a model on a device: with onnxruntime, or a run folder with PyTorch."""
+    from speechseq.recipe import CHOICES
+
+    if decoder:
+        choose(dict.fromkeys(CHOICES["decoding.decoder"]), decoder, "--decoder")
+    recogniser = _open(model, device)
+    return recogniser.decoding_with(decoder) if decoder else recogniser
+
+
+def _open(model: str | None, device: str) -> Recogniser:
     from speechseq.model_file import DEFAULT_MODEL, RUN_WEIGHTS, find_model, provider
     from speechseq.recogniser import load
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from speechseq.cli.terminal import add_device, note, open_recogniser
+from speechseq.cli.terminal import add_decoder, add_device, note, open_recogniser
 from speechseq.errors import SomeInputsFailed, SpeechseqError, UsageError, choose
 
 HELP = "audio to text"
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--format", default="txt", help="txt or json (default: txt)")
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="write one file an input")
     parser.add_argument("--force", action="store_true", help="write over files in DIR")
+    add_decoder(parser)
     add_device(parser)
 
 
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     write = choose(WRITERS, arguments.format, "format")
     inputs = list(_find_inputs(arguments.inputs))
     targets = _targets(inputs, arguments)
-    recogniser = open_recogniser(arguments.model, arguments.device)
+    recogniser = open_recogniser(arguments.model, arguments.device, arguments.decoder)
     failed = []
     for name in inputs:
         try:

@@ -33,11 +33,14 @@ _NOISE_PARTS = {
 _SHARE = 0.1
 """Unknown words, and silence, for each clip of a known word."""
 
-_TRAIN_UNKNOWN = 2.0
-"""Unknown words to train on, for each clip of the mean known word."""
+_TRAIN_SHARE = 2.0
+"""Unknown words, and silence, to train on, for each clip of the mean known word."""
 
 _DIGITAL_SILENCE = 10
 """One silence in so many has no noise at all."""
+
+_GOLDEN = (math.sqrt(5) - 1) / 2
+"""Its multiples, modulo 1, spread evenly over 0 to 1 in any stretch of them."""
 
 
 def read(
@@ -50,11 +53,12 @@ def read(
 ) -> list[Utterance]:
     """List the clips of `words`, or of all words there are, with the word as the label.
 
-    `unknown` adds clips of the other words as `_unknown_`, `silence` stretches of one second of
-    the noise recordings as `_silence_`: each a tenth of the known words' clips, chosen by a hash
-    of their names, as published. Training alone takes more unknown clips where it can, twice as
-    many as the mean known word has: few words stand for all others there. Training hears the
-    first 80 % of each noise recording, validation the next tenth, test the last.
+    `unknown` adds clips of the other words as `_unknown_`, chosen by a hash of their names,
+    `silence` stretches of one second of the noise recordings as `_silence_`, at volumes spread
+    evenly from 0 to 1: each a tenth of the known words' clips, as published. Training alone takes
+    more of both where it can, twice as many as the mean known word has: few words stand for all
+    others there. Training hears the first 80 % of each noise recording, validation the next
+    tenth, test the last.
 
     Split canonical-test is the published test archive, unpacked beside `place`; of it too only
     the classes asked for are listed.
@@ -70,11 +74,11 @@ def read(
     found = []
     for split, clips in by_split.items():
         found += _known(clips, known)
-        target = sum(u.text in known for u in clips)
+        count = _others(sum(u.text in known for u in clips), len(known), split)
         if unknown:
-            found += _unknown(clips, known, split)
-        if silence and target:
-            found += _silence(place / NOISE, split, math.ceil(_SHARE * target))
+            found += _unknown(clips, known, split, count)
+        if silence and count:
+            found += _silence(place / NOISE, split, count)
     canonical = place.parent / f"speech_commands_test_set_{version}"
     classes = [*known, *[UNKNOWN] * unknown, *[SILENCE] * silence]
     return measured([*found, *_canonical(canonical, classes)])
@@ -115,11 +119,15 @@ def _known(clips: Sequence[Utterance], known: Sequence[str]) -> list[Utterance]:
     return [clip for clip in clips if clip.text in known]
 
 
-def _unknown(clips: Sequence[Utterance], known: Sequence[str], split: str) -> list[Utterance]:
-    target = len(_known(clips, known))
+def _others(target: int, words: int, split: str) -> int:
+    """Return how many unknown words, and how much silence, go with `target` known clips."""
     count = math.ceil(_SHARE * target)
-    if split == "train":
-        count = max(count, round(_TRAIN_UNKNOWN * target / len(known)))
+    return max(count, round(_TRAIN_SHARE * target / words)) if split == "train" else count
+
+
+def _unknown(
+    clips: Sequence[Utterance], known: Sequence[str], split: str, count: int
+) -> list[Utterance]:
     others = sorted((clip for clip in clips if clip.text not in known), key=_rank)
     return [
         Utterance(clip.audio_filepath, 0.0, UNKNOWN, clip.speaker, split=split)
@@ -133,7 +141,10 @@ def _rank(clip: Utterance) -> str:
 
 
 def _silence(folder: Path, split: str, count: int) -> list[Utterance]:
-    """Cut `count` stretches of 1 s, evenly spread over the split's part of each recording."""
+    """Cut `count` stretches of 1 s, evenly spread over the split's part of each recording.
+
+    Source: TensorFlow's speech_commands example, input_data.py, gives silence such volumes.
+    """
     recordings = measured(Utterance(str(path), 0.0, SILENCE) for path in clips_in(folder).values())
     first, last = _NOISE_PARTS[split]
     usable = [u for u in recordings if (last - first) * u.duration >= 1.0]
@@ -148,8 +159,8 @@ def _silence(folder: Path, split: str, count: int) -> list[Utterance]:
         recording = usable[number % len(usable)]
         room = (last - first) * recording.duration - 1.0
         start = first * recording.duration + room * (number // len(usable) + 0.5) / rounds
-        offset = math.floor(start * 1000) / 1000
-        found.append(Utterance(recording.audio_filepath, 1.0, SILENCE, "", offset, split))
+        offset, volume = math.floor(start * 1000) / 1000, round(number * _GOLDEN % 1, 4)
+        found.append(Utterance(recording.audio_filepath, 1.0, SILENCE, "", offset, split, volume))
     return found
 
 

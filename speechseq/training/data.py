@@ -120,7 +120,9 @@ def _cache_key(
             status = source.stat() if source.exists() else None
             sizes[u.audio_filepath] = (status.st_size, status.st_mtime_ns) if status else (-1, -1)
         digest.update(
-            repr((u.audio_filepath, u.offset, u.duration, sizes[u.audio_filepath])).encode()
+            repr(
+                (u.audio_filepath, u.offset, u.duration, u.volume, sizes[u.audio_filepath])
+            ).encode()
         )
     return digest.hexdigest()[:32]
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from speechseq.corpora import CORPORA
-from speechseq.decoding import DECODERS
+from speechseq.decoding import decoder_for
 from speechseq.errors import DataError
 from speechseq.files import atomic_write
 from speechseq.manifest import shared_audio
@@ -366,7 +366,7 @@ def validate(
 ) -> dict[str, float]:
     """Return loss, accuracy and the error to choose by (WER, or 1 - accuracy) on a split."""
     network.eval()
-    decode = DECODERS[recipe.decoding.decoder if vocabulary.is_sequence else "class"]
+    decode = decoder_for(vocabulary, recipe.decoding.decoder)
     hypotheses = [""] * len(split.references)
     loss_sum = 0.0
     with torch.inference_mode():

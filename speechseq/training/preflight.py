@@ -68,7 +68,8 @@ def vocabulary_of(recipe: Recipe, utterances: Sequence[Utterance]) -> Vocabulary
     texts = [utterance.text for utterance in utterances]
     if spells_joins(recipe):
         texts.append(" ".join(texts[:1] * 2))
-    return Vocabulary.from_texts(recipe.data.tokens, texts)
+    lexicon = recipe.decoding.decoder == "lexicon"
+    return Vocabulary.from_texts(recipe.data.tokens, texts, lexicon=lexicon)
 
 
 def spells_joins(recipe: Recipe) -> bool:

@@ -38,7 +38,6 @@ def begin_run(run: Path, recipe: Recipe, vocabulary: Vocabulary) -> None:
     if recipe.data.root:  # the run may be resumed from elsewhere
         data = dataclasses.replace(recipe.data, root=str(Path(recipe.data.root).absolute()))
         recipe = dataclasses.replace(recipe, data=data)
-    tokens = {"kind": vocabulary.kind, "tokens": list(vocabulary.tokens)}
     versions = {
         "speechseq": __version__,
         "python": platform.python_version(),
@@ -46,7 +45,7 @@ def begin_run(run: Path, recipe: Recipe, vocabulary: Vocabulary) -> None:
         "numpy": np.__version__,
     }
     for name, text in (
-        (VOCABULARY, json.dumps(tokens, ensure_ascii=False)),
+        (VOCABULARY, json.dumps(vocabulary.to_dict(), ensure_ascii=False)),
         (VERSIONS, json.dumps(versions)),
         (RECIPE, yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)),
     ):
@@ -70,7 +69,7 @@ def read_run(run: Path) -> tuple[Recipe, Vocabulary]:
         tree = yaml.safe_load((run / RECIPE).read_text(encoding="utf-8"))
         tokens = json.loads((run / VOCABULARY).read_text(encoding="utf-8"))
         recipe = recipe_from_dict(tree, str(run / RECIPE))
-        return recipe, Vocabulary(tokens["kind"], tuple(tokens["tokens"]))
+        return recipe, Vocabulary.from_dict(tokens)
     except OSError as error:
         raise ModelError(f"{run}: not a run folder ({error.strerror}); train into it") from None
     except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
