@@ -36,9 +36,12 @@ from speechseq.recipe import AugmentSettings, Recipe
 from speechseq.recipe_file import read_recipe
 from speechseq.recogniser import pad
 from speechseq.splits import training_splits
+from speechseq.training.distributed import World
 from speechseq.training.encoder import CELLS, FRONT_ENDS
 from speechseq.training.features import LogMel
-from speechseq.training.loop import Training, loss_of, prepare
+from speechseq.training.loop import prepare
+from speechseq.training.loss import loss_of
+from speechseq.training.step import Training
 
 Item = tuple[Tensor, Tensor]
 """One clip of the plain script: features (frames, mels) and token numbers."""
@@ -67,7 +70,8 @@ def begin(recipe: Recipe, folder: str) -> Training:
     """Return a training ready for its first step, its features cached."""
     quiet: Any = lambda *_: None  # noqa: E731
     run = Path(folder, recipe.name)
-    return prepare(recipe, run, device="cpu", resume=False, note=quiet, show=quiet)
+    cpu = torch.device("cpu")
+    return prepare(recipe, run, device=cpu, world=World(), resume=False, note=quiet, show=quiet)
 
 
 # ---- an epoch against the bare network ----
@@ -78,7 +82,7 @@ def bench_epoch(recipe: Recipe, folder: str, batches: int) -> None:
     training = begin(recipe, folder)
     network = copy.deepcopy(training.network).train()
     ready = []
-    for batch in itertools.islice(training.batches(), batches or None):
+    for (batch,) in itertools.islice(training.batches(), batches or None):
         frames = network.features.finish(batch.log_mels, batch.lengths)
         ready.append((frames, batch.lengths, batch.labels, batch.label_lengths))
 
@@ -96,7 +100,7 @@ def bench_epoch(recipe: Recipe, folder: str, batches: int) -> None:
     training.end_epoch()
     training.checkpoint()
     after = time.perf_counter() - began
-    print(f"{recipe.name}: {len(ready)} of {len(training.plan)} batches of an epoch")
+    print(f"{recipe.name}: {len(ready)} of {training.data.steps_of(0)} batches of an epoch")
     line("training (batches, augmentation, steps, average)", f"{ours:.2f} s")
     line("bare network: forward, loss, backward", f"{theirs:.2f} s")
     line(f"ratio (aim: at most {EPOCH_AIM})", f"{ours / theirs:.3f}")
@@ -194,7 +198,7 @@ def bench_plain(recipe: Recipe, folder: str, batches: int) -> None:
     def step(_: int) -> None:
         batch = next(real)
         training.step(batch)
-        clips[0] += len(batch.lengths)
+        clips[0] += sum(len(piece.lengths) for piece in batch)
 
     def plain_step(_: int) -> None:
         clips[1] += next(steps)

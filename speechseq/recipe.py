@@ -172,12 +172,20 @@ class AugmentSettings:
 class TrainingSettings:
     """How the weights are found.
 
-    `schedule` is one_cycle or cosine. `ema` 0 keeps no averaged weights. `patience` is the number
-    of validations without a better score after which training stops; 0 never stops early.
+    `batch` is the utterances of a step over all processes; each process takes its share in
+    `accumulate` pieces, so that neither changes what is learnt. `precision` is fp32, bf16 or fp16;
+    `tf32` lets GPUs round the factors of fp32 products. After `stop_after_skips` steps in a row
+    without a finite gradient training stops. `schedule` is one_cycle or cosine. `ema` 0 keeps no
+    averaged weights. `patience` is the number of validations without a better score after which
+    training stops; 0 never stops early.
     """
 
     epochs: int = 30
     batch: int = 32
+    accumulate: int = 1
+    precision: str = "fp32"
+    tf32: bool = False
+    stop_after_skips: int = 10
     learning_rate: float = 0.002
     weight_decay: float = 0.01
     schedule: str = "one_cycle"
@@ -234,6 +242,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.cell": ("rnn", "gru", "lstm"),
     "model.head": ("ctc", "classify"),
     "model.pooling": ("last", "mean", "attention"),
+    "training.precision": ("fp32", "bf16", "fp16"),
     "training.schedule": ("one_cycle", "cosine"),
     "decoding.decoder": ("greedy", "lexicon"),
 }
@@ -274,6 +283,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "augment.time_mask_seconds": (0.0, 10.0),
     "training.epochs": (1, 100_000),
     "training.batch": (1, 65_536),
+    "training.accumulate": (1, 65_536),
+    "training.stop_after_skips": (1, 100_000),
     "training.learning_rate": (1e-9, 10.0),
     "training.weight_decay": (0.0, 10.0),
     "training.warm_up": (0.0, 0.9),

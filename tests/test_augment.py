@@ -189,8 +189,9 @@ def masked(
 ) -> np.ndarray:
     """Return where ones became zeros: (batch, frames, dims)."""
     frames = torch.ones(len(lengths), max(lengths), 16)
+    chances = [rng(seed + row) for row in range(len(lengths))]
     found = spec_augment(
-        frames, torch.tensor(lengths), settings, mask_frames=mask_frames, rng=rng(seed)
+        frames, torch.tensor(lengths), settings, mask_frames=mask_frames, chances=chances
     )
     assert found.shape == frames.shape
     assert set(found.unique().tolist()) <= {0.0, 1.0}, "what is not masked stays as it is"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from speechseq.training.augment import NOISE_TILTS
 from speechseq.training.data import (
     CACHE_VARIABLE,
     LogMels,
+    Share,
     TrainingData,
     cache_folder,
     cached_log_mels,
@@ -53,7 +55,8 @@ def log_mels(sizes: Sequence[int], speeds: int = 1) -> LogMels:
 def training_data(sizes: Sequence[int], made: Recipe, **more: object) -> TrainingData:
     speeds = len(made.augment.speeds)
     labels = [[number + 1] for number in range(len(sizes))]
-    return TrainingData(log_mels(sizes, speeds), labels, [], made, **more)
+    utterances = [Utterance(f"{number}.wav", 1.0, "") for number in range(len(sizes))]
+    return TrainingData(utterances, log_mels(sizes, speeds), labels, [], made, **more)
 
 
 @settings(deadline=None)
@@ -118,7 +121,7 @@ def test_a_batch_can_be_made_again() -> None:
     made = recipe(augment={"join": 3, "gain_db": 6, "shift_seconds": 0.05})
     data = training_data([5, 9, 7, 8], made)
     examples = [[(0, 0), (1, 0)], [(2, 0)]]
-    one, again, other = (data.batch(examples, 1, number) for number in (2, 2, 3))
+    one, again, other = (data.batch(examples, 1, number, [0, 1]) for number in (2, 2, 3))
     assert one.log_mels.equal(again.log_mels)
     assert not one.log_mels.equal(other.log_mels)
 
@@ -127,7 +130,7 @@ def test_a_batch_can_be_made_again() -> None:
 def test_labels_and_frames_are_joined(space: list[int]) -> None:
     made = recipe(augment={"join": 3, "join_gap_seconds": 0.0, "speeds": [1.0, 1.1]})
     data = training_data([5, 9, 7], made, space=space)
-    batch = data.batch([[(2, 1), (0, 0)], [(1, 0)]], 0, 0)
+    batch = data.batch([[(2, 1), (0, 0)], [(1, 0)]], 0, 0, [0, 1])
     assert batch.labels.tolist() == [3, *space, 1, 2]
     assert batch.label_lengths.tolist() == [2 + len(space), 1]
     assert batch.lengths.tolist() == [8 + 5, 9]
@@ -136,10 +139,44 @@ def test_labels_and_frames_are_joined(space: list[int]) -> None:
     assert batch.log_mels[1, :, 0].tolist() == [10.0] * 9 + [0.0] * 4
 
 
+@settings(deadline=None)
+@given(
+    st.integers(1, 60), st.integers(1, 9), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3)
+)
+def test_processes_and_pieces_share_an_epoch_without_loss(
+    utterances: int, batch: int, ranks: int, pieces: int, joined: int
+) -> None:
+    """The union over all of them is the set, nothing is doubled, and each row stays what it was."""
+    made = recipe(training={"batch": batch}, augment={"join": joined, "gain_db": 6})
+    data = training_data([5 + number % 7 for number in range(utterances)], made)
+    whole = [batch for (batch,) in data.batches(1, 0, Share())]
+    shares = [list(data.batches(1, 0, Share(rank, ranks, pieces))) for rank in range(ranks)]
+    for step, alone in enumerate(whole):
+        parts = [piece for share in shares for piece in share[step]]
+        assert len(parts) == ranks * pieces
+        assert {len(share[step]) for share in shares} == {pieces}
+        real = [piece for piece in parts if piece.weight]
+        heard = Counter(u.audio_filepath for piece in real for u in piece.utterances)
+        assert heard == Counter(u.audio_filepath for u in alone.utterances)
+        for piece in real:
+            for row, place in enumerate(piece.rows):
+                size = int(alone.lengths[place])
+                assert int(piece.lengths[row]) == size
+                assert piece.log_mels[row, :size].equal(alone.log_mels[place, :size])
+    heard = Counter(u.audio_filepath for batch in whole for u in batch.utterances)
+    assert set(heard.values()) == {1} and len(heard) == utterances
+
+
+def test_the_largest_batch_is_the_one_with_most_padded_frames() -> None:
+    data = training_data([5, 90, 7, 8, 9, 6], recipe(training={"batch": 2}))
+    sizes = [b.log_mels.shape[0] * b.log_mels.shape[1] for (b,) in data.batches(0, 0, Share())]
+    assert data.largest().log_mels.shape[:2] == (2, 90) and max(sizes) == 180
+
+
 def test_gaps_stay_under_their_longest() -> None:
     made = recipe(augment={"join": 2, "join_gap_seconds": 0.1})
     data = training_data([5, 9], made)
-    sizes = {int(data.batch([[(0, 0), (1, 0)]], 0, n).lengths[0]) for n in range(200)}
+    sizes = {int(data.batch([[(0, 0), (1, 0)]], 0, n, [0]).lengths[0]) for n in range(200)}
     assert sizes == set(range(14, 14 + 11))
 
 

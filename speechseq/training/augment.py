@@ -138,18 +138,19 @@ def spec_augment(
     settings: AugmentSettings,
     *,
     mask_frames: int,
-    rng: np.random.Generator,
+    chances: Sequence[np.random.Generator],
 ) -> Tensor:
     """Mask stripes of features (batch, frames, dims) with 0, the mean of normalised ones.
 
-    Every utterance gets its own `frequency_masks` stripes of up to `frequency_mask_width` dims
-    and `time_masks` stripes of up to `mask_frames` frames, none over a third of its length.
+    Every utterance, by its own one of `chances`, gets `frequency_masks` stripes of up to
+    `frequency_mask_width` dims and `time_masks` stripes of up to `mask_frames` frames, none over a
+    third of its length.
 
     Source: Park et al. 2019, SpecAugment.
     """
     batch, size, dims = frames.shape
     keep = torch.ones(batch, size, dims, dtype=torch.bool)
-    for row, length in enumerate(lengths.tolist()):
+    for row, (length, rng) in enumerate(zip(lengths.tolist(), chances, strict=True)):
         for _ in range(settings.frequency_masks):
             width = int(rng.integers(0, min(settings.frequency_mask_width, dims) + 1))
             start = int(rng.integers(0, dims - width + 1))

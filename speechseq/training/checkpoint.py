@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,8 +29,9 @@ class Progress:
     """Where a training stands: `batch` batches of `epoch` are done, `step` steps in all.
 
     `loss_sum` is over the batches of this epoch, `skipped` counts those of them whose gradient
-    was not finite. `best_score` is the lowest validation score so
-    far, `stale` the validations since it, `seconds` the time trained, over all resumptions.
+    was not finite, `skipped_in_a_row` the last ones. `best_score` is the lowest validation score
+    so far, `stale` the validations since it, `seconds` the time trained, over all resumptions,
+    `scaler` the state of fp16's loss scaling.
     """
 
     epoch: int = 0
@@ -38,9 +40,11 @@ class Progress:
     loss_sum: float = 0.0
     gradient_norm: float = 0.0
     skipped: int = 0
+    skipped_in_a_row: int = 0
     best_score: tuple[float, float] = (float("inf"), float("inf"))
     stale: int = 0
     seconds: float = 0.0
+    scaler: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(

@@ -1,7 +1,8 @@
 """Utterances to batches: the feature cache, length buckets, and what an epoch looks like.
 
-All chance is a function of (seed, epoch, batch): a batch can be made again without the ones
-before it, which is what makes resuming exact.
+All chance is a function of (seed, epoch, batch, row): a row of a batch can be made again without
+what comes before it. That makes resuming exact, and a batch the same however many processes share
+it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -183,12 +185,19 @@ def noise_log_mels(recipe: Recipe, corpus: Corpus) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded log-mels (batch, frames, mels), their lengths, and labels one after the other."""
+    """Padded log-mels (batch, frames, mels), their lengths, and labels one after the other.
+
+    `rows` are the places of its examples in the whole step's batch, `utterances` what they are
+    made of. A batch that only keeps a process in step with the others has `weight` 0.
+    """
 
     log_mels: Tensor
     lengths: Tensor
     labels: Tensor
     label_lengths: Tensor
+    rows: tuple[int, ...] = ()
+    utterances: tuple[Utterance, ...] = ()
+    weight: float = 1.0
 
 
 Example = list[tuple[int, int]]
@@ -196,9 +205,27 @@ Example = list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
+class Share:
+    """Which of a step's examples are this process' own, and in how many pieces it takes them.
+
+    However the examples are shared out, they are the same, and so is the step.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+    pieces: int = 1
+
+    def rows(self, size: int) -> list[list[int]]:
+        """Return the places of this process' examples in a batch of `size`, for each piece."""
+        stride = self.ranks * self.pieces
+        return [list(range(self.rank + self.ranks * n, size, stride)) for n in range(self.pieces)]
+
+
+@dataclass(frozen=True)
 class TrainingData:
     """The training set as batches; `labels` are each utterance's token numbers."""
 
+    utterances: Sequence[Utterance]
     log_mels: LogMels
     labels: Sequence[Sequence[int]]
     noises: Sequence[np.ndarray]
@@ -209,17 +236,59 @@ class TrainingData:
         """Plan an epoch: every utterance once, in batches of like length, in random order."""
         rng = np.random.default_rng([self.recipe.seed, epoch])
         examples = self._examples(rng)
-        lengths = np.array([sum(self.log_mels.lengths[pair] for pair in e) for e in examples])
+        lengths = np.array([self._frames(example) for example in examples])
         order = np.argsort(lengths * rng.uniform(1 - SORT_JITTER, 1 + SORT_JITTER, len(lengths)))
         size = self.recipe.training.batch
-        chunks = [order[at : at + size] for at in range(0, len(order), size)]
-        return [[examples[n] for n in chunks[c]] for c in rng.permutation(len(chunks))]
+        batches = [
+            [examples[number] for number in order[at : at + size]]
+            for at in range(0, len(order), size)
+        ]
+        return [batches[number] for number in rng.permutation(len(batches))]
 
     def steps(self, epochs: int) -> int:
         """Count the batches of so many epochs; joining makes every epoch's number its own."""
         if self.recipe.augment.join == 1:
             return epochs * len(self.epoch(0))
         return sum(len(self.epoch(epoch)) for epoch in range(epochs))
+
+    def steps_of(self, epoch: int) -> int:
+        """Count the batches of one epoch."""
+        return len(self.epoch(epoch))
+
+    def batches(self, epoch: int, first: int, share: Share) -> Iterator[list[Batch]]:
+        """Yield the pieces of each step of an epoch that are this process', from step `first`."""
+        plan = self.epoch(epoch)
+        for number in range(first, len(plan)):
+            yield [
+                self.batch(plan[number], epoch, number, rows)
+                for rows in share.rows(len(plan[number]))
+            ]
+
+    def largest(self) -> Batch:
+        """Return the batch of the first epoch that takes most memory."""
+        plan = self.epoch(0)
+        sizes = [len(batch) * max(map(self._frames, batch)) for batch in plan]
+        number = int(np.argmax(sizes))
+        return self.batch(plan[number], 0, number, range(len(plan[number])))
+
+    def batch(
+        self, examples: Sequence[Example], epoch: int, number: int, rows: Sequence[int]
+    ) -> Batch:
+        """Make the given rows of one batch of a plan: joined, augmented and padded.
+
+        Without rows, the batch's first example comes with weight 0.
+        """
+        chosen = [examples[row] for row in rows or [0]]
+        chances = (
+            np.random.default_rng([self.recipe.seed, epoch, number, row]) for row in rows or [0]
+        )
+        return collate(
+            [self._clip(example, rng) for example, rng in zip(chosen, chances, strict=True)],
+            [self._label(example) for example in chosen],
+            rows=tuple(rows or [0]),
+            utterances=tuple(self.utterances[pair[0]] for example in chosen for pair in example),
+            weight=1.0 if rows else 0.0,
+        )
 
     def _examples(self, rng: np.random.Generator) -> list[Example]:
         count, speeds = self.log_mels.lengths.shape
@@ -232,12 +301,8 @@ class TrainingData:
             pairs = pairs[size:]
         return examples
 
-    def batch(self, examples: Sequence[Example], epoch: int, number: int) -> Batch:
-        """Make one batch of a plan: joined, augmented and padded."""
-        rng = np.random.default_rng([self.recipe.seed, epoch, number])
-        clips = [self._clip(example, rng) for example in examples]
-        labels = [self._label(example) for example in examples]
-        return collate(clips, labels)
+    def _frames(self, example: Example) -> int:
+        return sum(int(self.log_mels.lengths[pair]) for pair in example)
 
     def _clip(self, example: Example, rng: np.random.Generator) -> np.ndarray:
         features, settings = self.recipe.features, self.recipe.augment
@@ -254,8 +319,11 @@ class TrainingData:
         return labels
 
 
-def collate(clips: Sequence[np.ndarray], labels: Sequence[Sequence[int]]) -> Batch:
-    """Pad log-mels (frames, mels) to one array, zeros last, and string the labels together."""
+def collate(clips: Sequence[np.ndarray], labels: Sequence[Sequence[int]], **more: Any) -> Batch:
+    """Pad log-mels (frames, mels) to one array, zeros last, and string the labels together.
+
+    `more` are the other fields of `Batch`.
+    """
     lengths = torch.tensor([len(clip) for clip in clips])
     log_mels = np.zeros((len(clips), int(lengths.max()), clips[0].shape[1]), np.float32)
     for row, clip in enumerate(clips):
@@ -265,6 +333,7 @@ def collate(clips: Sequence[np.ndarray], labels: Sequence[Sequence[int]]) -> Bat
         lengths,
         torch.tensor([number for label in labels for number in label]),
         torch.tensor([len(label) for label in labels]),
+        **more,
     )
 
 

@@ -25,6 +25,7 @@ VOCABULARY = "vocabulary.json"
 VERSIONS = "versions.json"
 WEIGHTS = RUN_WEIGHTS
 METRICS = "metrics.jsonl"
+BAD_BATCH = "bad_batch.jsonl"
 MODEL = RUN_MODEL
 
 
@@ -53,9 +54,14 @@ def begin_run(run: Path, recipe: Recipe, vocabulary: Vocabulary) -> None:
             file.write(text.encode())
 
 
+def holds_run(run: Path) -> bool:
+    """Tell whether a run was begun in a folder."""
+    return (run / RECIPE).exists()
+
+
 def refuse_run(run: Path) -> None:
     """Raise a ModelError where a run is already."""
-    if (run / RECIPE).exists():
+    if holds_run(run):
         raise ModelError(f"{run}: holds a run already; name another with -o, or --resume it")
 
 

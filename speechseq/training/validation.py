@@ -1,0 +1,86 @@
+"""Validation: what the averaged weights make of a split, by the same decoder that ships."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from speechseq.decoding import decoder_for
+from speechseq.metrics import accuracy, total_rate, word_errors
+from speechseq.recipe import Recipe
+from speechseq.tokens import Vocabulary
+from speechseq.training.data import validation_batches
+from speechseq.training.distributed import World
+from speechseq.training.encoder import SpeechNetwork
+from speechseq.training.loss import loss_of
+from speechseq.training.preflight import Split
+
+BATCH = 64
+"""Utterances validated at a time."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Scores of a split; `error` is what to choose by: WER, or 1 - accuracy.
+
+    `hypotheses` are its utterances' texts, `posteriors` (frames, tokens) the first one's.
+    """
+
+    loss: float
+    accuracy: float
+    error: float
+    hypotheses: Sequence[str]
+    posteriors: np.ndarray
+
+    def row(self) -> dict[str, float]:
+        """Return the scores as columns of the metrics."""
+        return {
+            "validation_loss": self.loss,
+            "validation_accuracy": self.accuracy,
+            "validation_error": self.error,
+        }
+
+
+def validate(
+    network: SpeechNetwork,
+    split: Split,
+    vocabulary: Vocabulary,
+    *,
+    recipe: Recipe,
+    device: torch.device,
+    world: World,
+) -> Validation:
+    """Score a split; every process of `world` takes its share of the batches."""
+    network.eval()
+    decode = decoder_for(vocabulary, recipe.decoding.decoder)
+    found: list[tuple[int, str, float]] = []
+    posteriors = np.zeros((0, len(vocabulary)), np.float32)
+    batches = validation_batches(split.log_mels, split.labels, BATCH)
+    with torch.inference_mode():
+        for number, (utterances, batch) in enumerate(batches):
+            if number % world.size != world.rank:
+                continue
+            lengths = batch.lengths.to(device)
+            frames = network.features.finish(batch.log_mels.to(device), lengths)
+            log_probs, sizes = network.from_features(frames, lengths)
+            loss = loss_of(
+                log_probs, sizes, batch.labels.to(device), batch.label_lengths.to(device), 0.0
+            )
+            rows = [
+                row[:size]
+                for row, size in zip(log_probs.cpu().numpy(), sizes.tolist(), strict=True)
+            ]
+            texts = [vocabulary.decode(decode(row).tokens) for row in rows]
+            found += zip(utterances.tolist(), texts, [float(loss)] * len(texts), strict=True)
+            posteriors = posteriors if len(posteriors) else np.exp(rows[-1])
+    found = sorted(world.gather(found))
+    hypotheses = [text for _, text, _ in found]
+    right = accuracy(split.references, hypotheses)
+    error = 1 - right
+    if vocabulary.is_sequence:
+        error = total_rate(word_errors(split.references, hypotheses))
+    loss_mean = sum(loss for _, _, loss in found) / len(found)
+    return Validation(loss_mean, right, error, hypotheses, posteriors)

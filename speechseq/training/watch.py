@@ -1,0 +1,92 @@
+"""What a training leaves to look at: metrics as JSON lines, TensorBoard, a line an epoch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from speechseq.files import atomic_write
+from speechseq.training.run_folder import METRICS
+from speechseq.training.step import Training
+
+EXAMPLES = 5
+"""Decoded validation utterances shown after each validation."""
+
+PIXELS = 6
+"""Edge of a token at a frame in the picture of posteriors."""
+
+Write = Callable[[dict[str, Any]], None]
+
+
+def line_of(row: dict[str, Any], epochs: int) -> str:
+    """Return an epoch's metrics as a line for a terminal."""
+    line = f"epoch {row['epoch']}/{epochs}  {row['seconds']:.0f} s  loss {row['loss']:.4f}"
+    if "validation_loss" in row:
+        line += (
+            f"  validation: loss {row['validation_loss']:.4f}, "
+            f"accuracy {100 * row['validation_accuracy']:.2f} %, "
+            f"error {100 * row['validation_error']:.2f} %"
+        )
+    if row["skipped_steps"]:
+        line += f"  {row['skipped_steps']} steps skipped: loss or gradient not finite"
+    return line
+
+
+@contextmanager
+def metrics_of(training: Training) -> Iterator[Write]:
+    """Yield a writer of metrics: JSON lines and TensorBoard. Rows after a resumed point go.
+
+    Only the process that writes files does; the others' rows are the same.
+    """
+    if not training.world.writes:
+        yield lambda row: None
+        return
+    path = training.run / METRICS
+    rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [row for row in rows if _step_of(row) <= training.progress.step]
+    with atomic_write(path) as file:
+        file.write("".join(f"{row}\n" for row in kept).encode())
+    board = SummaryWriter(
+        str(training.run / "tensorboard"), purge_step=training.progress.step or None
+    )
+
+    def write(row: dict[str, Any]) -> None:
+        with path.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            board.add_scalar(name, value, row["step"])
+        _show_validation(board, training, row["step"])
+        board.flush()
+
+    try:
+        yield write
+    finally:
+        board.close()
+
+
+def _show_validation(board: SummaryWriter, training: Training, step: int) -> None:
+    """Show a few decoded utterances, and the posteriors of one as a picture."""
+    if training.validated is None:
+        return
+    references = training.validation.references
+    pairs = list(zip(references, training.validated.hypotheses, strict=True))
+    shown = pairs[:: max(len(pairs) // EXAMPLES, 1)][:EXAMPLES]
+    text = "".join(f"| {said} | {heard} |\n" for said, heard in shown)
+    board.add_text("validation", f"| said | recognised |\n|---|---|\n{text}", step)
+    if len(training.validated.posteriors):
+        picture = np.kron(training.validated.posteriors.T, np.ones((PIXELS, PIXELS)))
+        board.add_image("posteriors (tokens down, frames across)", picture[None], step)
+
+
+def _step_of(row: str) -> float:
+    """Return a row's step; infinity for a row that a kill tore apart, which goes, too."""
+    try:
+        return float(json.loads(row)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
