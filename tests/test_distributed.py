@@ -96,9 +96,12 @@ def kill_one(command: list[str], folder: Path) -> subprocess.CompletedProcess[st
     job = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
-    wait_for(lambda: (folder / METRICS).exists() and len(epochs(folder)) >= 2)
-    os.kill(process_of(1, folder), signal.SIGKILL)
-    out, said = job.communicate(timeout=240)
+    try:
+        wait_for(lambda: (folder / METRICS).exists() and len(epochs(folder)) >= 2)
+        os.kill(process_of(1, folder), signal.SIGKILL)
+        out, said = job.communicate(timeout=240)
+    finally:
+        job.kill()
     return subprocess.CompletedProcess(command, job.returncode, out, said)
 
 
