@@ -32,7 +32,8 @@ OUTPUTS = ("log_probs", "log_probs_lengths")
 RUN_MODEL = "model.onnx"
 RUN_WEIGHTS = "weights.safetensors"
 RUN_RECIPE = "recipe.yaml"
-"""What a run folder calls its exported model, its best weights and its resolved recipe."""
+RUN_METRICS = "metrics.jsonl"
+"""What a run folder calls its exported model, best weights, resolved recipe and metrics."""
 
 BUNDLED = Path(__file__).parent / "models"
 DEFAULT_MODEL = "digits"

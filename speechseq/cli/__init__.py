@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from speechseq import __version__
-from speechseq.cli import data, evaluate, export, models, train, transcribe
+from speechseq.cli import data, evaluate, export, models, plot, runs, train, transcribe
 from speechseq.cli.terminal import note
 from speechseq.errors import SpeechseqError, UsageError
 
@@ -27,6 +27,8 @@ COMMANDS: dict[str, ModuleType] = {
     "export": export,
     "data": data,
     "models": models,
+    "runs": runs,
+    "plot": plot,
 }
 """Commands by name: modules with HELP, add_arguments(parser) and run(arguments)."""
 

@@ -14,7 +14,7 @@ import yaml
 from speechseq import __version__
 from speechseq.errors import ModelError
 from speechseq.files import atomic_write
-from speechseq.model_file import RUN_MODEL, RUN_RECIPE, RUN_WEIGHTS
+from speechseq.model_file import RUN_METRICS, RUN_MODEL, RUN_RECIPE, RUN_WEIGHTS
 from speechseq.recipe import Recipe, recipe_from_dict
 from speechseq.recogniser import Recogniser
 from speechseq.tokens import Vocabulary
@@ -24,7 +24,7 @@ RECIPE = RUN_RECIPE
 VOCABULARY = "vocabulary.json"
 VERSIONS = "versions.json"
 WEIGHTS = RUN_WEIGHTS
-METRICS = "metrics.jsonl"
+METRICS = RUN_METRICS
 BAD_BATCH = "bad_batch.jsonl"
 MODEL = RUN_MODEL
 
