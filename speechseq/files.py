@@ -24,6 +24,7 @@ Progress = Callable[[int, int], object]
 CHUNK_BYTES = 1 << 20
 """Bytes read or written at a time."""
 
+_LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.tmp")
 _TIMEOUT_SECONDS = 60.0
 _SCHEMES = ("http", "https", "file")
 
@@ -73,6 +74,13 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{secrets.token_hex(8)}.tmp")
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete what `atomic_write` left in a folder when it was killed."""
+    for path in folder.glob(".*.tmp"):
+        if _LEFTOVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[BinaryIO]:
     """Open a binary file that appears at `path` only when it is written to its end.
@@ -99,6 +107,7 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Ite
             refuse_existing(target)
         with writing(target):
             partial.replace(target)
+            _settle(target.parent)
     except OSError as error:
         # Writing names no file; an error that names one is about another file of the caller's.
         if error.filename is not None:
@@ -107,6 +116,16 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Ite
             raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _settle(folder: Path) -> None:
+    """Make a rename in a folder outlast a power cut, where the system can."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -33,6 +33,7 @@ class DataSettings:
     has no validation split of its own, one is taken out of the training split: all utterances of
     `validation_speakers` speakers, or else `validation_fraction` of the utterances. `words`,
     `unknown`, `silence` and `held_out_speaker` are for the corpora that name them as options.
+    With `corpus: shards` training streams, and holds `buffer_utterances` at a time to mix them.
     """
 
     corpus: str = "folder"
@@ -48,6 +49,7 @@ class DataSettings:
     silence: bool = False
     held_out_speaker: str = ""
     cache_ram_gigabytes: float = 4.0
+    buffer_utterances: int = 2000
 
 
 @dataclass(frozen=True)
@@ -252,6 +254,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "data.validation_speakers": (0, 1_000_000),
     "data.validation_fraction": (0.0, 0.9),
     "data.cache_ram_gigabytes": (0.0, 1e6),
+    "data.buffer_utterances": (1, 10_000_000),
     "features.rate": (1000, 192_000),
     "features.window_seconds": (0.001, 1.0),
     "features.hop_seconds": (0.001, 1.0),

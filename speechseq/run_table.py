@@ -1,36 +1,44 @@
-"""Runs at a glance: what was trained, how large it is, how far it got and how good it is.
+"""Run folders as a table: what was trained, how far, how well; read without PyTorch.
 
-Reads run folders as `training` leaves them, finished or not, without PyTorch.
+A training may be writing the run meanwhile: files it has not written yet count as nothing done,
+and a last row of metrics that a kill tore apart is left out, as resuming leaves it out.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import struct
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from speechseq.errors import DataError, ModelError, SpeechseqError
-from speechseq.files import atomic_write
+from speechseq.errors import ModelError, SpeechseqError
 from speechseq.model_file import RUN_METRICS, RUN_MODEL, RUN_RECIPE, RUN_WEIGHTS
-from speechseq.recipe import ModelSettings
+from speechseq.recipe import BOUNDS, ModelSettings
 from speechseq.recipe_file import read_recipe
 
-_HEADER_BYTES = 1 << 24
-"""Longest header of a weights file that is believed."""
+HEADER_BYTES = 1 << 20
+"""Longest header of a weights file that is read; the largest network needs a tenth."""
 
-Row = dict[str, Any]
+BUFFERS = "features."
+"""Beginning of the names of tensors that are not learnt: window, filter bank, mean, deviation."""
+
+_MOST_AXES = 8
+_DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
+
+Row = dict[str, float]
+"""The numbers of one epoch by name; it holds `epoch` and `seconds`, the others may be missing."""
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run. `best_error` is the lowest validation error (WER, or 1 - accuracy), a share.
+    """One run. `parameters` is None before there are weights, the best ones before a validation.
 
-    What is not known yet, before the first validation or the first weights, is None; `seconds` is
-    the time trained, over all resumptions.
+    `best_error` is a share of 1, the validation error (WER, or 1 - accuracy) of the weights that
+    were kept, which are those of `best_epoch`; `seconds` is the time trained, over all
+    resumptions; `finished` says that the model file is there.
     """
 
     run: str
@@ -46,79 +54,78 @@ class RunSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as plain JSON values."""
-        return asdict(self)
+        # A folder's name need not be Unicode, but JSON must.
+        run = os.fsencode(self.run).decode("utf-8", errors="replace")
+        return {**asdict(self), "run": run}
 
 
-def find_runs(folders: Iterable[Path]) -> list[Path]:
-    """List the run folders at or below each folder, by name.
+def read_runs(
+    folders: Sequence[str | os.PathLike[str]],
+) -> tuple[list[RunSummary], list[SpeechseqError]]:
+    """Read every run at or below some folders, each once, in the order of their paths.
 
-    Raises:
-        DataError: a folder is missing, or holds no run.
+    What is damaged, unreadable or holds no run comes back as errors beside the others.
     """
-    found: set[Path] = set()
+    found: list[Path] = []
+    errors: list[SpeechseqError] = []
+    seen: set[str] = set()
     for folder in folders:
-        if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; train something, or name another")
-        runs = [path.parent for path in folder.rglob(RUN_RECIPE)]
-        if not runs:
-            raise DataError(f"{folder}: holds no run; train something, or name another")
-        found.update(runs)
-    return sorted(found)
+        found += _find_runs(Path(folder), seen, errors)
+    summaries = []
+    for run in sorted(found):
+        try:
+            summaries.append(summarise(run))
+        except SpeechseqError as error:
+            errors.append(error)
+    return summaries, errors
+
+
+def _find_runs(folder: Path, seen: set[str], errors: list[SpeechseqError]) -> list[Path]:
+    """List the run folders at or below `folder`, links followed; `seen` holds where we were."""
+
+    def unreadable(error: OSError) -> None:
+        errors.append(ModelError(f"{error.filename}: cannot be read ({error.strerror}); check it"))
+
+    if not folder.is_dir():
+        errors.append(ModelError(f"{folder}: no such folder; train a recipe, or name another"))
+        return []
+    before, found, again = len(errors), [], False
+    for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            again = True
+            folders.clear()
+            continue
+        seen.add(real)
+        if RUN_RECIPE in files:
+            found.append(Path(place))
+    if not found and not again and len(errors) == before:
+        errors.append(ModelError(f"{folder}: holds no run; train a recipe, or name another"))
+    return found
 
 
 def summarise(run: Path) -> RunSummary:
-    """Read one run folder.
+    """Read what one run folder says of its run.
 
     Raises:
-        SpeechseqError: it is not a run folder, or damaged.
+        UsageError: its recipe cannot be read.
+        ModelError: its metrics or weights are damaged.
     """
     recipe = read_recipe(run / RUN_RECIPE)
-    rows = read_metrics(run)
-    validated = [row for row in rows if "validation_error" in row]
-    best = min(validated, key=lambda row: row["validation_error"], default=None)
+    rows, weights = read_metrics(run), run / RUN_WEIGHTS
+    best = best_row(rows)
     return RunSummary(
         run=str(run),
         recipe=recipe.name,
         model=_model(recipe.model),
-        parameters=_parameters(run / RUN_WEIGHTS),
+        parameters=count_parameters(weights) if weights.exists() else None,
         epoch=int(rows[-1]["epoch"]) if rows else 0,
         epochs=recipe.training.epochs,
         best_error=best["validation_error"] if best else None,
         best_epoch=int(best["epoch"]) if best else None,
-        seconds=float(rows[-1]["seconds"]) if rows else 0.0,
+        seconds=rows[-1]["seconds"] if rows else 0.0,
         finished=(run / RUN_MODEL).is_file(),
     )
-
-
-def read_metrics(run: Path) -> list[Row]:
-    """Read a run's metrics, one row an epoch; none where no epoch is done.
-
-    A last line that a kill tore apart is left out, as resuming does.
-
-    Raises:
-        ModelError: a line is not a row of metrics.
-    """
-    path = run / RUN_METRICS
-    if not path.exists():
-        return []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines[:-1]] + _whole(lines[-1:])
-        for row in rows:
-            numbers = (row["epoch"], row["seconds"], row.get("validation_error", 0.0))
-            if not all(math.isfinite(number) for number in numbers):
-                raise ValueError("a number is not finite")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise ModelError(f"{path}: damaged ({reason}); resume the run or delete it") from None
-    return rows
-
-
-def _whole(lines: Sequence[str]) -> list[Row]:
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError:
-        return []
 
 
 def _model(model: ModelSettings) -> str:
@@ -128,41 +135,142 @@ def _model(model: ModelSettings) -> str:
     return f"{model.layers} x {cell} {model.hidden}, {head}"
 
 
-def _parameters(path: Path) -> int | None:
-    """Count the trained numbers of a safetensors file by its header alone."""
-    if not path.exists():
-        return None
+def read_metrics(run: Path) -> list[Row]:
+    """Read the metrics of a run, a row an epoch; none where no epoch is done.
+
+    Raises:
+        ModelError: they cannot be read, or a row before the last one is damaged.
+    """
+    path = run / RUN_METRICS
     try:
-        with path.open("rb") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(size, _HEADER_BYTES)))
-        return sum(
-            math.prod(tensor["shape"])
-            for name, tensor in header.items()
-            if name != "__metadata__" and not name.startswith("features.")
-        )
-    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path}: damaged ({type(error).__name__}); resume the run") from None
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise ModelError(f"{path}: cannot be read ({reason}); check the file") from None
+    rows: list[Row] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(_row(line))
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ):
+            if number < len(lines):
+                raise ModelError(
+                    f"{path}: line {number} is not an epoch's metrics; delete the line"
+                ) from None
+    return rows
+
+
+def _row(line: str) -> Row:
+    values = json.loads(line).items()
+    row = {name: float(value) for name, value in values if type(value) in (int, float)}
+    low, high = BOUNDS["training.epochs"]
+    if not low <= row["epoch"] <= high or not row["epoch"].is_integer():
+        raise ValueError("no such epoch")
+    if not 0 <= row["seconds"] < math.inf:
+        raise ValueError("no such time")
+    return row
+
+
+def best_row(rows: Sequence[Row]) -> Row | None:
+    """Return the row whose weights were kept: the least validation error, then loss, the first.
+
+    None where nothing was validated.
+    """
+    best, least = None, (math.inf, math.inf)
+    for row in rows:
+        score = row.get("validation_error", math.nan), row.get("validation_loss", math.inf)
+        if math.isfinite(score[0]) and score < least:
+            best, least = row, score
+    return best
+
+
+def count_parameters(weights: Path) -> int:
+    """Count the numbers learnt in a safetensors file, from its header; no tensor is read.
+
+    The file is 8 bytes of header length (little-endian), the header in JSON, then the tensors.
+
+    Raises:
+        ModelError: it cannot be read, or is damaged or cut off.
+
+    Source: https://github.com/huggingface/safetensors, "Format".
+    """
+    try:
+        with open(weights, "rb") as file:
+            return _count(file)
+    except OSError as error:
+        raise ModelError(f"{weights}: cannot be read ({error.strerror}); check the file") from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = error if isinstance(error, _Damaged) else "no safetensors header"
+        raise ModelError(f"{weights}: damaged ({reason}); train again") from None
+
+
+class _Damaged(ValueError):
+    """A weights file whose length or tensors do not fit its header."""
+
+
+def _count(file: BinaryIO) -> int:
+    rest = os.fstat(file.fileno()).st_size - 8
+    length = int.from_bytes(file.read(8), "little")
+    if rest < 0 or length > rest:
+        raise _Damaged("its header is cut off")
+    if length > HEADER_BYTES:
+        raise _Damaged(f"its header would be {length} bytes long")
+    header = json.loads(file.read(length).decode("utf-8"))
+    header.pop("__metadata__", None)
+    tensors = {name: _numbers_and_bytes(tensor, rest - length) for name, tensor in header.items()}
+    there, stated = rest - length, sum(size for _, size in tensors.values())
+    if there != stated:
+        raise _Damaged(f"{there} bytes of tensors where {stated} should be")
+    return sum(count for name, (count, _) in tensors.items() if not name.startswith(BUFFERS))
+
+
+def _numbers_and_bytes(tensor: dict[str, Any], most_bytes: int) -> tuple[int, int]:
+    """Return how many numbers a tensor of the header holds, and in how many bytes."""
+    shape, (begin, end) = tensor["shape"], tensor["data_offsets"]
+    if len(shape) > _MOST_AXES or not all(type(n) is int for n in (*shape, begin, end)):
+        raise _Damaged("a tensor's shape is no shape")
+    if not 0 <= begin <= end or not all(0 <= axis <= end for axis in shape):
+        raise _Damaged("a tensor's shape is impossible")
+    if end > most_bytes:
+        raise _Damaged("it is cut off")
+    count = math.prod(shape)
+    if count * _DTYPE_BYTES[tensor["dtype"]] != end - begin:
+        raise _Damaged("a tensor's shape and bytes differ")
+    return count, end - begin
+
+
+HEADS = ("run", "recipe", "model", "parameters", "epochs", "best error", "at", "time", "finished")
+"""Heads of the table's columns."""
+
+_TO_THE_LEFT = ("run", "recipe", "model", "finished")
 
 
 def table_text(summaries: Sequence[RunSummary]) -> str:
-    """Return runs as lines of a table."""
-    cells = [
-        ["run", "recipe", "model", "parameters", "epochs", "best error", "at", "time", "finished"],
-        *(_cells(summary) for summary in summaries),
-    ]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    """Return runs as a table for a terminal: heads, then a line each; ``-`` is not known yet."""
+    lines = [HEADS, *map(_cells, summaries)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
+        "  ".join(
+            f"{cell:<{width}}" if head in _TO_THE_LEFT else f"{cell:>{width}}"
+            for head, cell, width in zip(HEADS, line, widths, strict=True)
+        ).rstrip()
+        for line in lines
     )
 
 
-def _cells(run: RunSummary) -> list[str]:
+def _cells(run: RunSummary) -> tuple[str, ...]:
     minutes, seconds = divmod(round(run.seconds), 60)
-    return [
-        run.run,
-        run.recipe,
+    return (
+        printable(run.run),
+        printable(run.recipe),
         run.model,
         "-" if run.parameters is None else f"{run.parameters:,}",
         f"{run.epoch}/{run.epochs}",
@@ -170,57 +278,9 @@ def _cells(run: RunSummary) -> list[str]:
         "-" if run.best_epoch is None else str(run.best_epoch),
         f"{minutes}:{seconds:02}",
         "yes" if run.finished else "no",
-    ]
+    )
 
 
-PANELS: dict[str, tuple[tuple[str, ...], float]] = {
-    "loss (dashed: validation)": (("loss", "validation_loss"), 1.0),
-    "validation error, %": (("validation_error",), 100.0),
-    "learning rate": (("learning_rate",), 1.0),
-    "gradient norm": (("gradient_norm",), 1.0),
-}
-"""Panels of learning curves: the columns drawn, the first one solid, and their scale."""
-
-
-def draw_curves(runs: Sequence[Path], path: Path, *, overwrite: bool = False) -> None:
-    """Draw the learning curves of runs into a PNG file, one colour a run; a dot marks the best.
-
-    Raises:
-        ModelError: a run has no epoch yet, or is damaged.
-        DataError: the file is there and `overwrite` is not given.
-        SpeechseqError: matplotlib is not installed.
-    """
-    curves = {str(run): read_metrics(run) for run in runs}
-    for run, rows in curves.items():
-        if not rows:
-            raise ModelError(f"{run}: no epoch is done yet; wait, or leave it out")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise SpeechseqError(
-            f"{path}: pictures need matplotlib; pip install 'speechseq[train]'"
-        ) from None
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    for axes, (title, (columns, scale)) in zip(
-        figure.subplots(2, 2).flat, PANELS.items(), strict=True
-    ):
-        for number, rows in enumerate(curves.values()):
-            _draw_panel(axes, rows, columns, scale=scale, colour=f"C{number}")
-        axes.set(title=title, xlabel="epoch")
-        axes.grid(alpha=0.3)
-    lines = [axes.plot([], [], color=f"C{number}")[0] for number in range(len(curves))]
-    labels = [name.replace("$", r"\$") for name in curves]
-    figure.legend(lines, labels, loc="outside lower center", ncols=2)
-    with atomic_write(path, overwrite=overwrite) as file:
-        FigureCanvasAgg(figure).print_png(file)
-
-
-def _draw_panel(
-    axes: Any, rows: Sequence[Row], columns: Sequence[str], *, scale: float, colour: str
-) -> None:
-    for column, style in zip(columns, ("-", "--"), strict=False):
-        points = [(row["epoch"], scale * row[column]) for row in rows if column in row]
-        axes.plot(*zip(*points, strict=True), style, color=colour) if points else None
-    if "validation_error" in columns and points:
-        axes.plot(*min(points, key=lambda point: point[1]), "o", color=colour)
+def printable(text: str) -> str:
+    """Return a name with what would break a line or steer a terminal written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

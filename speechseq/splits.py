@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from speechseq.corpora import CORPORA
+from speechseq.corpora import CORPORA, shards
 from speechseq.errors import DataError, choose
 from speechseq.manifest import Corpus, Utterance
 from speechseq.recipe import DataSettings
@@ -32,6 +32,8 @@ def load_split(settings: DataSettings, split: str, seed: int) -> list[Utterance]
         DataError: the corpus or the split is not there.
         UsageError: the corpus has no such split.
     """
+    if settings.corpus == shards.CORPUS.name:
+        return _unpacked_split(settings, split)
     if split in ("train", settings.train_split):
         return training_splits(settings, seed)[0]
     if split in ("validation", settings.validation_split):
@@ -39,6 +41,19 @@ def load_split(settings: DataSettings, split: str, seed: int) -> list[Utterance]
     corpus = choose(CORPORA, settings.corpus, "data.corpus")
     split = settings.test_split if split == "test" else split
     return corpus.utterances(split, root=settings.root, **corpus_options(corpus, settings))
+
+
+def _unpacked_split(settings: DataSettings, split: str) -> list[Utterance]:
+    """List a split of shards; that of training is streamed instead."""
+    names = {
+        "train": settings.train_split,
+        "validation": settings.validation_split,
+        "test": settings.test_split,
+    }
+    name = names.get(split, split)
+    if name == settings.train_split:
+        raise DataError(f"split {name!r}: is streamed from shards, not listed; choose another")
+    return shards.list_split(shards.CORPUS.locate(settings.root), name)
 
 
 def training_splits(settings: DataSettings, seed: int) -> tuple[list[Utterance], list[Utterance]]:

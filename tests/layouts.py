@@ -13,7 +13,8 @@ import soundfile
 
 from speechseq.corpora import CORPORA
 from speechseq.files import Archive
-from speechseq.manifest import Corpus
+from speechseq.manifest import Corpus, Utterance
+from speechseq.training.sharding import Limit, write_shards
 
 SPEAKERS = ("0a1b2c3d", "1b2c3d4e", "2c3d4e5f", "3d4e5f60", "4e5f6071")
 COMMANDS = ("yes", "no", "bed", "cat")
@@ -139,6 +140,17 @@ def jsonl(place: Path) -> None:
         text(place / f"{split}.jsonl", rows)
 
 
+def shards(place: Path) -> None:
+    clips = place.parent / f"before_{place.name}"
+    for start, split in enumerate(("train", "validation", "test")):
+        utterances = [
+            # Where it is belongs to it: what is unpacked is known by what the shards hold.
+            Utterance(str(tone(clips / f"{n}.wav", pitch=n)), 1.0, "yes no", str(place))
+            for n in range(4 * start, 4 * start + 4)
+        ]
+        write_shards(utterances, place / f"{split}-%02d.tar", limit=Limit(utterances=3))
+
+
 LAYOUTS: dict[str, Callable[[Path], None]] = {
     "fsdd": fsdd,
     "arabic_speech_commands": arabic_speech_commands,
@@ -151,6 +163,7 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
     "folder": folder,
     "csv": csv,
     "jsonl": jsonl,
+    "shards": shards,
 }
 
 TOPS = {

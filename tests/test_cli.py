@@ -135,10 +135,11 @@ def test_a_stopped_run_is_taken_up(call: Call, recipe: Path, tmp_path: Path) -> 
     monkey = pytest.MonkeyPatch()
     step = loop.Training.step
 
-    def interrupted(self: loop.Training, batch: object) -> None:
-        step(self, batch)
+    def interrupted(self: loop.Training, *arguments: object) -> bool:
+        stop = step(self, *arguments)
         if self.progress.step == 2:
             os.kill(os.getpid(), signal.SIGINT)
+        return stop
 
     with monkey.context() as patch:
         patch.setattr(loop.Training, "step", interrupted)
@@ -550,7 +551,7 @@ def test_data_are_listed(
     code, out, err = call("data", "list")
     assert (code, err) == (0, "")
     rows = {line.split("\t")[0]: line.split("\t") for line in out.splitlines()}
-    assert len(rows) == 11
+    assert len(rows) == 12
     assert rows["fsdd"][2:] == ["train test", "CC BY-SA 4.0", str(corpus)]
     assert rows["an4"][4] == "not here"
     assert rows["jsonl"][2:] == ["your own", "", ""]

@@ -40,6 +40,7 @@ COUNTS = {
     "folder": {"train": 8, "validation": 4, "test": 4},
     "csv": {"train": 4, "validation": 4, "test": 4},
     "jsonl": {"train": 4, "validation": 4, "test": 4},
+    "shards": {"train": 4, "validation": 4, "test": 4},
 }
 
 
@@ -286,7 +287,8 @@ def test_speech_commands_of_some_words(tmp_path: Path) -> None:
 def test_speech_commands_with_unknown_and_silence(tmp_path: Path) -> None:
     place = make_layout("speech_commands", tmp_path)
     found = commands(place, words=("yes", "no"), unknown=True, silence=True)
-    # Train: twice the 6 clips a known word has; elsewhere a tenth of 4 or 12 clips, rounded up.
+    # Train: all unknown clips there are, and for silence twice the 6 clips a known word has;
+    # elsewhere a tenth of 4 or 12 clips, rounded up.
     assert found["train", "_unknown_"] == 12 and found["train", "_silence_"] == 12
     for split in ("validation", "test"):
         assert found[split, "_unknown_"] == 1 and found[split, "_silence_"] == 1
@@ -308,13 +310,13 @@ def test_choice_of_unknown_does_not_hang_on_the_suffix(tmp_path: Path) -> None:
 
     def chosen() -> list[str]:
         found = CORPORA["speech_commands"].read(place, words=("yes",), unknown=True)
-        return [u.key for u in found if u.text == "_unknown_" and u.split == "train"]
+        return [u.key for u in found if u.text == "_unknown_" and u.split == "validation"]
 
     before = chosen()
     for clip in (place / "bed").iterdir():
         tone(clip.with_suffix(".flac"))
         clip.unlink()
-    assert chosen() == before and len(before) == 12
+    assert chosen() == before and len(before) == 1
 
 
 def test_silence_of_the_splits_does_not_overlap(tmp_path: Path) -> None:
@@ -453,7 +455,7 @@ def test_real_speech_commands() -> None:
     counts = Counter((u.split, u.text) for u in found)
     known = {split: sum(counts[split, word] for word in words) for split in corpus.splits}
     if known["train"] == 4066:  # the part made for development; the public archive has more
-        assert counts["train", "_unknown_"] == 1162
+        assert counts["train", "_unknown_"] == 3455
         assert counts["train", "_silence_"] == 1162
         assert counts["canonical-test", "_unknown_"] == 198
     assert counts["validation", "_silence_"] == -(-known["validation"] // 10)

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from speechseq.archives import extract, fetch
 from speechseq.errors import DataError
-from speechseq.files import Archive, atomic_write, download, sha256
+from speechseq.files import Archive, atomic_write, beside, download, remove_leftovers, sha256
 
 CONTENT = bytes(range(256)) * 40_000
 CHECKSUM = hashlib.sha256(CONTENT).hexdigest()
@@ -506,3 +506,11 @@ def test_fetch_keeps_what_is_there(server: SimpleNamespace, tmp_path: Path) -> N
     fetch(archives, tmp_path, "corpus")
     assert (tmp_path / "corpus" / "a.txt").read_bytes() == b"mine"
     assert (tmp_path / "beside").is_dir() and len(server.asked) == 3
+
+
+def test_what_a_killed_write_left_is_removed(tmp_path: Path) -> None:
+    left = beside(tmp_path / "model.onnx")
+    left.write_bytes(b"half")
+    (tmp_path / ".mine.tmp").write_bytes(b"not ours")
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".mine.tmp"]

@@ -1,4 +1,4 @@
-"""speechseq data: list, download, prepare and count corpora."""
+"""speechseq data: list, download, prepare, shard and count corpora."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechseq.cli.terminal import Bar
-from speechseq.errors import DataError, SpeechseqError, UsageError, choose, nearest
+from speechseq.cli.terminal import Bar, need_training
+from speechseq.errors import (
+    DataError,
+    SomeInputsFailed,
+    SpeechseqError,
+    UsageError,
+    choose,
+    nearest,
+)
 
 if TYPE_CHECKING:
     from speechseq.files import Archive
     from speechseq.manifest import Utterance
 
-HELP = "list, download, prepare and count corpora"
+HELP = "list, download, prepare, shard and count corpora"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +54,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--held-out-speaker", default="", help="fsdd: test on this one")
         if name == "prepare":
             action.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    _add_shard(actions.add_parser("shard", help="write tar shards to stream a split from"))
+
+
+def _add_shard(action: argparse.ArgumentParser) -> None:
+    action.description = (
+        "Write a manifest's utterances, in shuffled order, as tar shards in the WebDataset layout "
+        "and, beside them, their index. Train with data.corpus=shards and data.root=FOLDER."
+    )
+    action.add_argument("manifest", type=Path, help="JSON lines of one split; see data prepare")
+    action.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="PATTERN", help="FOLDER/train-%%06d.tar"
+    )
+    size = action.add_mutually_exclusive_group()
+    size.add_argument("--shard-megabytes", type=int, help="of a shard at most (default: 256)")
+    size.add_argument("--shard-utterances", type=int, help="of a shard, whatever their size")
+    action.add_argument("--seed", type=int, default=0, help="of the order (default: 0)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -138,6 +161,38 @@ def _prepare(arguments: argparse.Namespace) -> None:
         print(f"{paths[split]}\t{len(utterances)}")
 
 
+def _shard(arguments: argparse.Namespace) -> None:
+    for flag in ("shard_megabytes", "shard_utterances", "seed"):
+        value, least = getattr(arguments, flag), int(flag != "seed")
+        if value is not None and value < least:
+            name = flag.replace("_", "-")
+            raise UsageError(f"--{name} {value}: a number of {least} or more goes here")
+    from speechseq.manifest import read_manifest
+
+    utterances = read_manifest(arguments.manifest)
+    need_training()
+    from speechseq.training.sharding import MEGABYTES, Limit, write_shards
+
+    bar = Bar()
+    index, shards = write_shards(
+        utterances,
+        arguments.output,
+        limit=Limit(
+            (arguments.shard_megabytes or MEGABYTES) * 1_000_000, arguments.shard_utterances or 0
+        ),
+        seed=arguments.seed,
+        note=bar.note,
+        show=bar,
+    )
+    written = sum(shard.utterances for shard in shards)
+    print(f"{index}\t{len(shards)} shards\t{written} utterances")
+    if written < len(utterances):
+        raise SomeInputsFailed(
+            f"{arguments.manifest}: {len(utterances) - written} of {len(utterances)} utterances "
+            f"could not be read; the others are written"
+        )
+
+
 def _stats(arguments: argparse.Namespace) -> None:
     from speechseq.manifest import read_manifest, shared_audio, shared_speakers, statistics
 
@@ -164,5 +219,6 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
     "list": _list,
     "download": _download,
     "prepare": _prepare,
+    "shard": _shard,
     "stats": _stats,
 }

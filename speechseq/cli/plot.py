@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechseq.cli.terminal import note
+from speechseq.errors import SomeInputsFailed, SpeechseqError, UsageError
+
+if TYPE_CHECKING:
+    from speechseq.run_plot import Curves
 
 HELP = "learning curves of runs as a PNG picture"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("inputs", nargs="+", metavar="RUN", help="run folder")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("curves.png"), help="default: curves.png"
     )
@@ -17,12 +26,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from speechseq.errors import ModelError
-    from speechseq.model_file import RUN_RECIPE
-    from speechseq.run_table import draw_curves
+    from speechseq.run_plot import draw_curves
 
-    for folder in arguments.runs:
-        if not (folder / RUN_RECIPE).is_file():
-            raise ModelError(f"{folder}: not a run folder; see 'speechseq runs'")
-    draw_curves(arguments.runs, arguments.output, overwrite=arguments.force)
-    print(arguments.output)
+    output = arguments.output
+    if output.suffix.lower() != ".png":
+        raise UsageError(f"{output}: a PNG is drawn; end its name in .png")
+    if os.path.lexists(output) and not arguments.force:
+        raise UsageError(f"{output}: is there already; --force writes over it")
+    curves, failed = _read(arguments.inputs)
+    if curves:
+        draw_curves(curves, output, overwrite=arguments.force)
+        print(output, flush=True)
+    if failed:
+        raise SomeInputsFailed(
+            f"{failed} of {failed + len(curves)} runs failed; they are named above"
+        )
+
+
+def _read(names: Sequence[str]) -> tuple[list[Curves], int]:
+    """Read each run once; those that fail are noted and counted."""
+    from speechseq.run_plot import legend_names, read_curves
+
+    once: dict[str, str] = {}
+    for name in names:
+        once.setdefault(os.path.realpath(name), name)
+    runs = list(once.values())
+    curves, failed = [], 0
+    for name, legend in zip(runs, legend_names(runs), strict=True):
+        try:
+            curves.append(read_curves(name, legend))
+        except SpeechseqError as error:
+            if len(runs) == 1:
+                raise
+            failed += 1
+            note(f"speechseq: {error}")
+    return curves, failed

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from speechseq.cli.terminal import note
-from speechseq.errors import SomeInputsFailed, SpeechseqError
+from speechseq.errors import SomeInputsFailed
 
 HELP = "a table of the runs: model, size, best validation error, time"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "folders", nargs="*", type=Path, metavar="FOLDER", help="searched for runs (default: runs)"
+        "inputs", nargs="*", metavar="FOLDER", help="searched for runs (default: runs)"
     )
     parser.add_argument(
         "-f", "--format", choices=("txt", "json"), default="txt", help="default: txt"
@@ -22,18 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from speechseq.run_table import find_runs, summarise, table_text
+    from speechseq.run_table import read_runs, table_text
 
-    summaries, failed = [], 0
-    for folder in find_runs(arguments.folders or [Path("runs")]):
-        try:
-            summaries.append(summarise(folder))
-        except SpeechseqError as error:
-            note(f"speechseq: {error}")
-            failed += 1
+    summaries, errors = read_runs(arguments.inputs or ["runs"])
+    if not summaries and len(errors) == 1:
+        raise errors[0]
+    for error in errors:
+        note(f"speechseq: {error}")
     if arguments.format == "json":
-        print(json.dumps([summary.to_dict() for summary in summaries], indent=1))
-    else:
-        print(table_text(summaries))
-    if failed:
-        raise SomeInputsFailed(f"{failed} runs could not be read; they are named above")
+        values = [summary.to_dict() for summary in summaries]
+        text = json.dumps(values, ensure_ascii=False, indent=1)
+        print(text.encode(errors="backslashreplace").decode(), flush=True)
+    elif summaries:
+        print(table_text(summaries), flush=True)
+    if errors:
+        raise SomeInputsFailed(f"{len(errors)} could not be read; they are named above")

@@ -6,6 +6,7 @@ from speechseq.corpora import (
     folder,
     fsdd,
     librispeech,
+    shards,
     speech_commands,
     tables,
     yesno,
@@ -24,5 +25,6 @@ CORPORA: dict[str, Corpus] = {
     "folder": folder.CORPUS,
     "csv": tables.CSV,
     "jsonl": tables.JSONL,
+    "shards": shards.CORPUS,
 }
 """Every corpus by its name; an entry is one file beside this one and one line here."""

@@ -33,8 +33,8 @@ _NOISE_PARTS = {
 _SHARE = 0.1
 """Unknown words, and silence, for each clip of a known word."""
 
-_TRAIN_SHARE = 2.0
-"""Unknown words, and silence, to train on, for each clip of the mean known word."""
+_TRAIN_SHARES = {UNKNOWN: 6.0, SILENCE: 2.0}
+"""Unknown words, and silence, to train on at most, for each clip of the mean known word."""
 
 _DIGITAL_SILENCE = 10
 """One silence in so many has no noise at all."""
@@ -56,9 +56,9 @@ def read(
     `unknown` adds clips of the other words as `_unknown_`, chosen by a hash of their names,
     `silence` stretches of one second of the noise recordings as `_silence_`, at volumes spread
     evenly from 0 to 1: each a tenth of the known words' clips, as published. Training alone takes
-    more of both where it can, twice as many as the mean known word has: few words stand for all
-    others there. Training hears the first 80 % of each noise recording, validation the next
-    tenth, test the last.
+    more: six unknown clips for each of the mean known word, where there are as many, as few words
+    stand for all others there, and two of silence. Training hears the first 80 % of each noise
+    recording, validation the next tenth, test the last.
 
     Split canonical-test is the published test archive, unpacked beside `place`; of it too only
     the classes asked for are listed.
@@ -74,11 +74,12 @@ def read(
     found = []
     for split, clips in by_split.items():
         found += _known(clips, known)
-        count = _others(sum(u.text in known for u in clips), len(known), split)
+        target = sum(u.text in known for u in clips)
+        counts = {label: _count(label, target, len(known), split) for label in _TRAIN_SHARES}
         if unknown:
-            found += _unknown(clips, known, split, count)
-        if silence and count:
-            found += _silence(place / NOISE, split, count)
+            found += _unknown(clips, known, split, counts[UNKNOWN])
+        if silence and target:
+            found += _silence(place / NOISE, split, counts[SILENCE])
     canonical = place.parent / f"speech_commands_test_set_{version}"
     classes = [*known, *[UNKNOWN] * unknown, *[SILENCE] * silence]
     return measured([*found, *_canonical(canonical, classes)])
@@ -119,10 +120,10 @@ def _known(clips: Sequence[Utterance], known: Sequence[str]) -> list[Utterance]:
     return [clip for clip in clips if clip.text in known]
 
 
-def _others(target: int, words: int, split: str) -> int:
-    """Return how many unknown words, and how much silence, go with `target` known clips."""
+def _count(label: str, target: int, words: int, split: str) -> int:
+    """Return how many clips of unknown words, or of silence, go with `target` known ones."""
     count = math.ceil(_SHARE * target)
-    return max(count, round(_TRAIN_SHARE * target / words)) if split == "train" else count
+    return max(count, round(_TRAIN_SHARES[label] * target / words)) if split == "train" else count
 
 
 def _unknown(

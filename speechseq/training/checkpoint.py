@@ -64,7 +64,8 @@ def save_checkpoint(
     path = folder / FOLDER / f"step-{progress.step:08d}.safetensors"
     write_tensors(path, tensors, {"progress": json.dumps(asdict(progress))})
     for old in sorted(path.parent.glob(PATTERN))[:-keep]:
-        old.unlink()
+        if old != path:  # a damaged one may bear a later step's name
+            old.unlink()
     return path
 
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from speechseq.audio import SUFFIXES, read_audio
+from speechseq.corpora.shards import CACHE_VARIABLE, cache_folder
 from speechseq.errors import DataError
 from speechseq.files import atomic_write
 from speechseq.manifest import NOISE_TRAINING_SHARE, Corpus, Utterance, read_utterance
@@ -43,8 +43,6 @@ NOISE_SECONDS = 10.0
 SORT_JITTER = 0.1
 """Share by which lengths are disturbed before sorting, so that batches differ between epochs."""
 
-CACHE_VARIABLE = "SPEECHSEQ_CACHE"
-
 
 @dataclass(frozen=True)
 class LogMels:
@@ -61,13 +59,6 @@ class LogMels:
         """Return the log-mels (frames, mels) of one clip at one speed."""
         start = self.starts[number, speed]
         return self.frames[start : start + self.lengths[number, speed]]
-
-
-def cache_folder() -> Path:
-    """Return where features are cached: $SPEECHSEQ_CACHE, else the user's cache folder."""
-    named = os.environ.get(CACHE_VARIABLE)
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(named) if named else Path(home) / "speechseq"
 
 
 def cached_log_mels(
@@ -221,6 +212,22 @@ class Share:
         return [list(range(self.rank + self.ranks * n, size, stride)) for n in range(self.pieces)]
 
 
+class Batches(Protocol):
+    """What training asks of its data; `TrainingData` lists it, `stream.StreamData` streams it."""
+
+    def steps(self, epochs: int) -> int:
+        """Count the batches of so many epochs."""
+
+    def steps_of(self, epoch: int) -> int:
+        """Count the batches of one epoch."""
+
+    def batches(self, epoch: int, first: int, share: Share) -> Iterator[list[Batch]]:
+        """Yield the pieces of each step of an epoch that are this process', from step `first`."""
+
+    def largest(self) -> Batch:
+        """Return a batch of a step that takes most memory."""
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """The training set as batches; `labels` are each utterance's token numbers."""
@@ -272,7 +279,11 @@ class TrainingData:
         return self.batch(plan[number], 0, number, range(len(plan[number])))
 
     def batch(
-        self, examples: Sequence[Example], epoch: int, number: int, rows: Sequence[int]
+        self,
+        examples: Sequence[Example] | Mapping[int, Example],
+        epoch: int,
+        number: int,
+        rows: Sequence[int],
     ) -> Batch:
         """Make the given rows of one batch of a plan: joined, augmented and padded.
 

@@ -13,24 +13,29 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from speechseq.corpora import CORPORA
+from speechseq.corpora.shards import CORPUS as SHARDS
 from speechseq.errors import DataError, ModelError, SpeechseqError
 from speechseq.manifest import shared_audio
 from speechseq.recipe import Recipe
 from speechseq.splits import training_splits
+from speechseq.tokens import Vocabulary
 from speechseq.training.data import TrainingData, noise_log_mels
 from speechseq.training.distributed import World, from_environment, joined, restarted
 from speechseq.training.encoder import SpeechNetwork, choose_device, load_network
 from speechseq.training.export import export_run
 from speechseq.training.preflight import (
+    Ready,
     drop_infeasible,
     fit_cmvn,
     make_split,
     preflight,
-    spells_joins,
+    says_of,
+    space_of,
     vocabulary_of,
 )
 from speechseq.training.run_folder import (
@@ -42,6 +47,7 @@ from speechseq.training.run_folder import (
     refuse_run,
 )
 from speechseq.training.step import FromFeatures, Note, Training
+from speechseq.training.stream import streamed
 from speechseq.training.watch import line_of, metrics_of
 
 CHECKPOINT_SECONDS = 600
@@ -139,6 +145,7 @@ def prepare(
 
     Raises: as `train`.
     """
+    vocabulary: Vocabulary | None = None
     if resume:
         recipe, vocabulary = read_run(run)
     else:
@@ -147,27 +154,11 @@ def prepare(
     torch.manual_seed(recipe.seed)
     torch.set_float32_matmul_precision("high" if recipe.training.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = recipe.training.tf32
-    utterances, held = training_splits(recipe.data, recipe.seed)
-    if shared := shared_audio(utterances, held):
-        raise DataError(
-            f"data: train and validation share {len(shared)} clips, {min(shared)} first"
-        )
-    if not resume:
-        vocabulary = vocabulary_of(recipe, utterances)
-    with world.first_here():
-        split = make_split(recipe, vocabulary, utterances, recipe.augment.speeds, show)
-        validation = make_split(recipe, vocabulary, held, (1.0,), show)
-    split = drop_infeasible(recipe, split, note)
-    data = TrainingData(
-        split.utterances,
-        split.log_mels,
-        split.labels,
-        noise_log_mels(recipe, CORPORA[recipe.data.corpus]),
-        recipe,
-        space=[vocabulary.tokens.index(" ")] if spells_joins(recipe) else [],
-    )
+    read = streamed if recipe.data.corpus == SHARDS.name else listed
+    ready = read(recipe, vocabulary, world, note=note, show=show)
+    vocabulary, data = ready.vocabulary, cast(TrainingData, ready.data)
     network = SpeechNetwork(recipe, len(vocabulary)).to(device)
-    fit_cmvn(network, split.log_mels, recipe.augment.speeds)
+    fit_cmvn(network, *ready.sample)
     training = Training(
         recipe=recipe,
         run=run,
@@ -175,7 +166,7 @@ def prepare(
         world=world,
         vocabulary=vocabulary,
         data=data,
-        validation=validation,
+        validation=ready.validation,
         network=network,
         parallel=world.parallel(FromFeatures(network), device),
         averaged=copy.deepcopy(network).eval(),
@@ -188,7 +179,7 @@ def prepare(
         steps=data.steps(recipe.training.epochs),
         note=note,
     )
-    lines = preflight(split, validation, vocabulary, network=network, steps=training.steps)
+    lines = preflight(ready, network=network, steps=training.steps)
     for line in (*lines, training.try_largest()):
         note(line)
     if resume:
@@ -196,6 +187,36 @@ def prepare(
     elif world.writes:
         begin_run(run, recipe, vocabulary)
     return training
+
+
+def listed(
+    recipe: Recipe, vocabulary: Vocabulary | None, world: World, *, note: Note, show: Show
+) -> Ready:
+    """List the training utterances and get their log-mels; a new run gets its vocabulary.
+
+    Raises:
+        DataError: corpus, split or text is missing or cannot be learnt from.
+    """
+    utterances, held = training_splits(recipe.data, recipe.seed)
+    if shared := shared_audio(utterances, held):
+        raise DataError(
+            f"data: train and validation share {len(shared)} clips, {min(shared)} first"
+        )
+    vocabulary = vocabulary or vocabulary_of(recipe, utterances)
+    with world.first_here():
+        split = make_split(recipe, vocabulary, utterances, recipe.augment.speeds, show)
+        validation = make_split(recipe, vocabulary, held, (1.0,), show)
+    split = drop_infeasible(recipe, split, note)
+    data = TrainingData(
+        split.utterances,
+        split.log_mels,
+        split.labels,
+        noise_log_mels(recipe, CORPORA[recipe.data.corpus]),
+        recipe,
+        space=space_of(recipe, vocabulary),
+    )
+    sample = (split.log_mels, recipe.augment.speeds)
+    return Ready(vocabulary, data, validation, sample, says_of(split, validation, vocabulary))
 
 
 def _check_precision(recipe: Recipe, device: torch.device) -> None:

@@ -14,7 +14,7 @@ from speechseq.errors import DataError
 from speechseq.manifest import Utterance, shared_speakers, statistics
 from speechseq.recipe import Recipe
 from speechseq.tokens import Vocabulary
-from speechseq.training.data import LogMels, Progress, cached_log_mels
+from speechseq.training.data import Batches, LogMels, Progress, cached_log_mels
 from speechseq.training.encoder import SpeechNetwork, parameters
 
 
@@ -28,28 +28,49 @@ class Split:
     references: Sequence[str]
 
 
+@dataclass(frozen=True)
+class Ready:
+    """All that training takes from its data, whether that is listed or streamed.
+
+    `sample` is what global CMVN is set from, and the speeds it has; `says` is what preflight says
+    of the training split.
+    """
+
+    vocabulary: Vocabulary
+    data: Batches
+    validation: Split
+    sample: tuple[LogMels, Sequence[float]]
+    says: Sequence[str]
+
+
 RARE = 5
 """Tokens seen less often than this in training are named before it."""
 
 
-def preflight(
-    training: Split,
-    validation: Split,
-    vocabulary: Vocabulary,
-    *,
-    network: SpeechNetwork,
-    steps: int,
-) -> Iterator[str]:
+def preflight(ready: Ready, *, network: SpeechNetwork, steps: int) -> Iterator[str]:
     """Say what is about to be trained on what: data, label coverage, size."""
-    for name, split in (("train", training), ("validation", validation)):
-        found = statistics(split.utterances)
-        yield (
-            f"{name}: {found.utterances} utterances, {found.hours:.2f} h, "
-            f"{found.speakers or 'unknown'} speakers"
-        )
-    yield _coverage(training, vocabulary)
+    yield from ready.says
+    yield f"parameters: {parameters(network):,}; steps: {steps:,}"
+
+
+def says_of(training: Split, validation: Split, vocabulary: Vocabulary) -> list[str]:
+    """Say what a listed training split holds, and the validation split."""
     both = len(shared_speakers(training.utterances, validation.utterances))
-    yield f"speakers in both: {both}; parameters: {parameters(network):,}; steps: {steps:,}"
+    return [
+        counted("train", training),
+        counted("validation", validation),
+        _coverage(training, vocabulary),
+        f"speakers in both: {both}",
+    ]
+
+
+def counted(name: str, split: Split) -> str:
+    """Say how much a split holds."""
+    found = statistics(split.utterances)
+    return (
+        f"{name}: {found.utterances} utterances, {found.hours:.2f} h, "
+        f"{found.speakers or 'unknown'} speakers"
+    )
 
 
 def _coverage(training: Split, vocabulary: Vocabulary) -> str:
@@ -75,6 +96,11 @@ def vocabulary_of(recipe: Recipe, utterances: Sequence[Utterance]) -> Vocabulary
 def spells_joins(recipe: Recipe) -> bool:
     """Tell whether joined utterances need a space spelt between them."""
     return recipe.augment.join > 1 and recipe.data.tokens == "characters"
+
+
+def space_of(recipe: Recipe, vocabulary: Vocabulary) -> list[int]:
+    """Return what stands between the labels of joined utterances."""
+    return [vocabulary.tokens.index(" ")] if spells_joins(recipe) else []
 
 
 def make_split(
@@ -104,21 +130,13 @@ def make_split(
 
 def drop_infeasible(recipe: Recipe, split: Split, note: Callable[[str], None]) -> Split:
     """Drop, and name, utterances that CTC cannot learn: too few frames, or no text."""
-    if recipe.model.head != "ctc":
-        return split
-    frames = [recipe.model.output_frames(int(n)) for n in split.log_mels.lengths.min(axis=1)]
-    keep = [
-        number
-        for number, label in enumerate(split.labels)
-        if label and frames[number] >= frames_needed(label)
-    ]
-    for number in sorted(set(range(len(frames))) - set(keep)):
-        utterance, label = split.utterances[number], split.labels[number]
-        note(
-            f"dropped {utterance.audio_filepath}: {frames[number]} frames for "
-            f"{utterance.text!r}, which needs {frames_needed(label)}"
-            + ("" if label else " and holds no token")
-        )
+    keep = []
+    shortest = split.log_mels.lengths.min(axis=1).tolist()
+    for number, (utterance, label) in enumerate(zip(split.utterances, split.labels, strict=True)):
+        if lack := lack_of(recipe, utterance, label, shortest[number]):
+            note(f"dropped {utterance.audio_filepath}: {lack}")
+        else:
+            keep.append(number)
     if not keep:
         raise DataError("training: no utterance has frames enough for its text; check the texts")
     log_mels = LogMels(
@@ -130,6 +148,15 @@ def drop_infeasible(recipe: Recipe, split: Split, note: Callable[[str], None]) -
         [split.labels[n] for n in keep],
         [split.references[n] for n in keep],
     )
+
+
+def lack_of(recipe: Recipe, utterance: Utterance, label: Sequence[int], frames: int) -> str:
+    """Say why CTC cannot learn a label from so many frames; nothing where it can."""
+    frames = recipe.model.output_frames(frames)
+    if recipe.model.head != "ctc" or (label and frames >= frames_needed(label)):
+        return ""
+    needs = f"{frames} frames for {utterance.text!r}, which needs {frames_needed(label)}"
+    return needs + ("" if label else " and holds no token")
 
 
 def fit_cmvn(

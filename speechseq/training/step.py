@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from speechseq.errors import DataError
+from speechseq.files import remove_leftovers
 from speechseq.manifest import write_manifest
 from speechseq.recipe import Recipe
 from speechseq.tokens import Vocabulary
@@ -294,6 +295,9 @@ class Training:
 
     def take_up(self) -> None:
         """Go on from the newest checkpoint; from the start, where none was written yet."""
+        if self.world.writes:
+            remove_leftovers(self.run)
+            remove_leftovers(self.run / FOLDER)
         if not any((self.run / FOLDER).glob(PATTERN)):
             self.note(f"{self.run}: no checkpoint yet; starting at step 0")
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from speechseq.files import atomic_write
+from speechseq.files import atomic_write, writing
 from speechseq.training.run_folder import METRICS
 from speechseq.training.step import Training
 
@@ -40,7 +41,7 @@ def line_of(row: dict[str, Any], epochs: int) -> str:
 
 @contextmanager
 def metrics_of(training: Training) -> Iterator[Write]:
-    """Yield a writer of metrics: JSON lines and TensorBoard. Rows after a resumed point go.
+    """Yield a writer of metrics: JSON lines and TensorBoard. Rows of epochs not yet done go.
 
     Only the process that writes files does; the others' rows are the same.
     """
@@ -49,25 +50,44 @@ def metrics_of(training: Training) -> Iterator[Write]:
         return
     path = training.run / METRICS
     rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [row for row in rows if _step_of(row) <= training.progress.step]
+    kept = [row for row in rows if _epoch_of(row) <= training.progress.epoch]
     with atomic_write(path) as file:
         file.write("".join(f"{row}\n" for row in kept).encode())
-    board = SummaryWriter(
-        str(training.run / "tensorboard"), purge_step=training.progress.step or None
-    )
+    folder = training.run / "tensorboard"
+    with writing(folder):
+        board = SummaryWriter(str(folder), purge_step=training.progress.step or None)
 
     def write(row: dict[str, Any]) -> None:
-        with path.open("a", encoding="utf-8") as lines:
+        with writing(path), path.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(row) + "\n")
-        for name, value in row.items():
-            board.add_scalar(name, value, row["step"])
-        _show_validation(board, training, row["step"])
-        board.flush()
+        with writing(folder):
+            for name, value in row.items():
+                board.add_scalar(name, value, row["step"])
+            _show_validation(board, training, row["step"])
+            board.flush()
 
+    with _raised_once():
+        try:
+            yield write
+        finally:
+            with writing(folder):
+                board.close()
+
+
+@contextmanager
+def _raised_once() -> Iterator[None]:
+    """Keep TensorBoard's thread from printing a full disk, which it raises in `write`, too."""
+    before = threading.excepthook
+
+    def quiet(failed: threading.ExceptHookArgs) -> None:
+        if not isinstance(failed.exc_value, OSError):
+            before(failed)
+
+    threading.excepthook = quiet
     try:
-        yield write
+        yield
     finally:
-        board.close()
+        threading.excepthook = before
 
 
 def _show_validation(board: SummaryWriter, training: Training, step: int) -> None:
@@ -84,9 +104,9 @@ def _show_validation(board: SummaryWriter, training: Training, step: int) -> Non
         board.add_image("posteriors (tokens down, frames across)", picture[None], step)
 
 
-def _step_of(row: str) -> float:
-    """Return a row's step; infinity for a row that a kill tore apart, which goes, too."""
+def _epoch_of(row: str) -> float:
+    """Return a row's epoch; infinity for a row that a kill tore apart, which goes, too."""
     try:
-        return float(json.loads(row)["step"])
+        return float(json.loads(row)["epoch"])
     except (ValueError, KeyError, TypeError):
         return math.inf
