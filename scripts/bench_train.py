@@ -203,7 +203,7 @@ def bench_plain(recipe: Recipe, folder: str, batches: int) -> None:
     def plain_step(_: int) -> None:
         clips[1] += next(steps)
 
-    epoch = len(training.data.epoch(0))
+    epoch = training.data.steps_of(0)
     ours, theirs = in_turn(step, plain_step, min(batches or epoch, epoch))
     rates = clips[0] / ours, clips[1] / theirs
     print(f"without augmentation, batches of {recipe.training.batch}")

@@ -24,6 +24,9 @@ Progress = Callable[[int, int], object]
 CHUNK_BYTES = 1 << 20
 """Bytes read or written at a time."""
 
+CACHE_VARIABLE = "SPEECHSEQ_CACHE"
+"""Names the folder of what can be made again."""
+
 _LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.tmp")
 _TIMEOUT_SECONDS = 60.0
 _SCHEMES = ("http", "https", "file")
@@ -67,6 +70,13 @@ def refuse_existing(path: Path) -> None:
     """Raise a DataError where something, a dangling link included, has this name."""
     if os.path.lexists(path):
         raise DataError(f"{path}: is already there; delete it or give another name")
+
+
+def cache_folder() -> Path:
+    """Return where what can be made again is kept: $SPEECHSEQ_CACHE, else the user's cache."""
+    named = os.environ.get(CACHE_VARIABLE)
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(named) if named else Path(home) / "speechseq"
 
 
 def beside(path: Path) -> Path:

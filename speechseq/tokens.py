@@ -8,6 +8,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from speechseq.errors import DataError, choose
@@ -99,6 +100,10 @@ class Vocabulary:
         """Tell whether texts are sequences of tokens (CTC) or single class labels."""
         return self.kind != "classes"
 
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {token: number for number, token in enumerate(self.tokens)}
+
     def __len__(self) -> int:
         return len(self.tokens)
 
@@ -113,7 +118,7 @@ class Vocabulary:
             DataError: `text` cannot be spelt with these tokens; the missing ones are named.
         """
         units = _split(self.kind, self.normalise(text))
-        numbers = {token: number for number, token in enumerate(self.tokens)}
+        numbers = self._numbers
         missing = sorted({unit for unit in units if unit not in numbers or unit == BLANK_TOKEN})
         if missing:
             names = ", ".join(repr(unit) for unit in missing[:5])

@@ -18,16 +18,15 @@ from layouts import make_layout
 from speechseq.audio import write_wav
 from speechseq.corpora import CORPORA
 from speechseq.errors import AudioError, DataError
+from speechseq.files import CACHE_VARIABLE, cache_folder
 from speechseq.manifest import Utterance, read_manifest
 from speechseq.recipe import FeatureSettings, Recipe, recipe_from_dict
 from speechseq.training import data as data_module
 from speechseq.training.augment import NOISE_TILTS
 from speechseq.training.data import (
-    CACHE_VARIABLE,
     LogMels,
     Share,
     TrainingData,
-    cache_folder,
     cached_log_mels,
     collate,
     noise_log_mels,

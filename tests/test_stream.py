@@ -34,7 +34,6 @@ from speechseq.corpora import shards as shards_module
 from speechseq.corpora.shards import (
     Index,
     Sample,
-    cache_folder,
     index_path,
     list_split,
     read,
@@ -42,6 +41,7 @@ from speechseq.corpora.shards import (
     read_shard,
 )
 from speechseq.errors import DataError, SpeechseqError, UsageError
+from speechseq.files import cache_folder
 from speechseq.manifest import Utterance, read_manifest, read_utterance, write_manifest
 from speechseq.recipe import DataSettings, Recipe, recipe_from_dict
 from speechseq.recipe_file import read_recipe

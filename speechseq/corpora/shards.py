@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 from speechseq.audio import name_of
 from speechseq.corpora.clips import measured
 from speechseq.errors import DataError
-from speechseq.files import beside, sha256, writing
+from speechseq.files import beside, cache_folder, sha256, writing
 from speechseq.manifest import Corpus, Utterance, parse_line, read_manifest, write_manifest
 
 FORMAT = "speechseq shards 1"
@@ -38,8 +38,6 @@ LARGEST_UNPACKED_BYTES = 20_000_000_000
 MOST_MEMBERS = 16
 """Files of one sample; ours have two."""
 
-CACHE_VARIABLE = "SPEECHSEQ_CACHE"
-
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _ABOUT_OTHERS = (
     tarfile.XHDTYPE,
@@ -48,13 +46,6 @@ _ABOUT_OTHERS = (
     tarfile.GNUTYPE_LONGLINK,
 )
 """Members that describe others; what they say is not needed, so it is stepped over."""
-
-
-def cache_folder() -> Path:
-    """Return where what can be made again is kept: $SPEECHSEQ_CACHE, else the user's cache."""
-    named = os.environ.get(CACHE_VARIABLE)
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(named) if named else Path(home) / "speechseq"
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from speechseq.audio import SUFFIXES, read_audio
-from speechseq.corpora.shards import CACHE_VARIABLE, cache_folder
 from speechseq.errors import DataError
-from speechseq.files import atomic_write
+from speechseq.files import CACHE_VARIABLE, atomic_write, cache_folder
 from speechseq.manifest import NOISE_TRAINING_SHARE, Corpus, Utterance, read_utterance
 from speechseq.recipe import FeatureSettings, Recipe
 from speechseq.recogniser import pad

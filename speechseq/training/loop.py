@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
 import torch
 
@@ -156,7 +155,7 @@ def prepare(
     torch.backends.cudnn.allow_tf32 = recipe.training.tf32
     read = streamed if recipe.data.corpus == SHARDS.name else listed
     ready = read(recipe, vocabulary, world, note=note, show=show)
-    vocabulary, data = ready.vocabulary, cast(TrainingData, ready.data)
+    vocabulary, data = ready.vocabulary, ready.data
     network = SpeechNetwork(recipe, len(vocabulary)).to(device)
     fit_cmvn(network, *ready.sample)
     training = Training(

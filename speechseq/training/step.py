@@ -27,7 +27,7 @@ from speechseq.training.checkpoint import (
     save_checkpoint,
     write_tensors,
 )
-from speechseq.training.data import Batch, Share, TrainingData
+from speechseq.training.data import Batch, Batches, Share
 from speechseq.training.distributed import World
 from speechseq.training.encoder import SpeechNetwork
 from speechseq.training.loss import Sums, loss_sums
@@ -64,7 +64,7 @@ class Training:
     device: torch.device
     world: World
     vocabulary: Vocabulary
-    data: TrainingData
+    data: Batches
     validation: Split
     network: SpeechNetwork
     parallel: nn.Module
