@@ -653,3 +653,18 @@ def test_a_reader_that_goes_away_is_no_error(words: list[str], run: Path, clips:
     os.close(writer)
     assert done.stderr == b""
     assert done.returncode == 0
+
+
+# The decoder
+
+
+def test_a_decoder_by_name(call: Call, fails: Callable[..., str], run: Path, clips: Path) -> None:
+    clip = clips / "a.wav"
+    assert call("transcribe", clip, "-m", run, "--decoder", "greedy") == call(
+        "transcribe", clip, "-m", run
+    )
+    said = fails(2, "transcribe", clip, "-m", run, "--decoder", "gready")
+    assert said == "speechseq: decoder: unknown decoder 'gready'; did you mean 'greedy'?\n"
+    assert "holds no list of words; use greedy" in fails(
+        1, "transcribe", clip, "-m", run, "--decoder", "lexicon"
+    )

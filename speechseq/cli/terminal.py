@@ -62,7 +62,7 @@ def open_recogniser(model: str | None, device: str, decoder: str | None) -> Reco
     from speechseq.recipe import CHOICES
 
     if decoder:
-        choose(dict.fromkeys(CHOICES["decoding.decoder"]), decoder, "--decoder")
+        choose(dict.fromkeys(CHOICES["decoding.decoder"]), decoder, "decoder")
     recogniser = _open(model, device)
     return recogniser.decoding_with(decoder) if decoder else recogniser
 
