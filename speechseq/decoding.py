@@ -125,25 +125,22 @@ class Lexicon:
         """Return the state of each frame (frames,) on the best path."""
         scores = np.full(self._size + 3, -np.inf)
         scores[self._before] = 0.0  # before the first frame, at no cost
-        emissions = log_probs[:, self._tokens]
-        came_from = np.empty((len(log_probs), self._size), dtype=np.int64)
-        columns = np.arange(self._size)
-        for frame, emission in enumerate(emissions):
+        came_by = np.empty((len(log_probs), self._size), dtype=np.int8)  # one byte: texts are long
+        gates = []
+        for frame, values in enumerate(log_probs):
             entry = max((self._before, self._space, self._after), key=scores.__getitem__)
-            end = self._last[scores[self._last].argmax()]
+            end = int(self._last[scores[self._last].argmax()])
+            gates.append({self._size + 1: entry, self._size + 2: end})
             scores[-2:] = scores[entry], scores[end]
             candidates = scores[self._sources]
-            best = candidates.argmax(axis=0)
-            sources = self._sources[best, columns]
-            sources[sources == self._size + 1] = entry
-            sources[sources == self._size + 2] = end
-            came_from[frame] = sources
-            scores[: self._size] = candidates[best, columns] + emission
+            came_by[frame] = candidates.argmax(axis=0)
+            scores[: self._size] = candidates.max(axis=0) + values[self._tokens]
         finals = np.append(self._last, [self._before, self._behind])
         path = np.empty(len(log_probs), dtype=np.int64)
         path[-1] = finals[scores[finals].argmax()]
         for frame in range(len(log_probs) - 1, 0, -1):
-            path[frame - 1] = came_from[frame, path[frame]]
+            source = int(self._sources[came_by[frame, path[frame]], path[frame]])
+            path[frame - 1] = gates[frame].get(source, source)
         return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -15,8 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load as load_tensors
 
+from speechseq.errors import ModelError
+from speechseq.recipe_file import read_recipe
 from speechseq.training.checkpoint import FOLDER, PATTERN
 from speechseq.training.distributed import World, from_environment
+from speechseq.training.loop import train
 from speechseq.training.run_folder import METRICS
 
 pytestmark = pytest.mark.slow
@@ -148,3 +152,17 @@ def test_alone_there_is_nothing_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert from_environment() == World(3, 4, 1, 2) and not from_environment().writes
+
+
+def test_a_restart_takes_up_its_own_run_and_no_other(
+    write_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["training.epochs=1"]
+    train(read_recipe(write_recipe(), settings), tmp_path / "run", device="cpu")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    notes: list[str] = []
+    same = read_recipe(write_recipe(), settings)
+    train(same, tmp_path / "run", device="cpu", note=notes.append)
+    assert any("resumed at epoch 2" in note for note in notes)
+    with pytest.raises(ModelError, match="holds a run already"):
+        train(dataclasses.replace(same, seed=7), tmp_path / "run", device="cpu")

@@ -13,7 +13,12 @@ from speechseq.recipe import Recipe, recipe_from_dict
 from speechseq.recipe_file import read_recipe
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("recipes/**/README.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("recipes/**/README.md")),
+]
 
 
 def commands(page: Path) -> list[list[str]]:

@@ -132,8 +132,6 @@ def test_a_kill_before_any_file_gets_its_name_is_survived(
     often: bool, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An epoch ends in best weights, a row and a checkpoint: no order of them may be torn."""
-    # "at steps" fails until metrics_of keeps rows by their epoch, not by their step: a row comes
-    # twice where the checkpoint of an epoch's last step is there and the epoch's own is not yet
     whole, folder = tmp_path / "whole", tmp_path / "snapshots"
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0 if often else 600)
     snapshots = Snapshots(whole, folder)

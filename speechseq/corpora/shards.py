@@ -143,6 +143,8 @@ def _shard(row: dict[str, Any]) -> Shard:
     if file in ("", ".", "..") or Path(file).name != file or "\0" in file:
         raise ValueError(f"{file!r} is no name of a file beside it")
     bytes_, utterances = int(_number(row["bytes"])), int(_number(row["utterances"]))
+    if utterances * 2 * tarfile.BLOCKSIZE > bytes_:  # each has two files, each of them a header
+        raise ValueError(f"{file!r} cannot hold {utterances} utterances")
     return Shard(file, bytes_, digest, utterances, _number(row["seconds"]))
 
 
@@ -197,15 +199,15 @@ def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
 
     tarfile itself would read extended headers whole, however long they are, and keep all it saw.
     """
-    at = 0
+    at, end = 0, os.fstat(file.fileno()).st_size
     while True:
         file.seek(at)
         block = file.read(tarfile.BLOCKSIZE)
         if block == bytes(tarfile.BLOCKSIZE):
             return
         member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        if member.size < 0:
-            raise tarfile.ReadError("a member of negative size")
+        if not 0 <= member.size <= end:
+            raise tarfile.ReadError(f"a member of {member.size} bytes")
         member.offset_data = at + tarfile.BLOCKSIZE
         at = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         if member.type not in _ABOUT_OTHERS:

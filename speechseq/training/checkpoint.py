@@ -29,9 +29,9 @@ class Progress:
     """Where a training stands: `batch` batches of `epoch` are done, `step` steps in all.
 
     `loss_sum` is over the batches of this epoch, `skipped` counts those of them whose gradient
-    was not finite, `skipped_in_a_row` the last ones. `best_score` is the lowest validation score
-    so far, `stale` the validations since it, `seconds` the time trained, over all resumptions,
-    `scaler` the state of fp16's loss scaling.
+    was not finite, `skipped_in_a_row` the last ones, `empty` those without anything to learn.
+    `best_score` is the lowest validation score so far, `stale` the validations since it, `seconds`
+    the time trained, over all resumptions, `scaler` the state of fp16's loss scaling.
     """
 
     epoch: int = 0
@@ -41,6 +41,7 @@ class Progress:
     gradient_norm: float = 0.0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    empty: int = 0
     best_score: tuple[float, float] = (float("inf"), float("inf"))
     stale: int = 0
     seconds: float = 0.0

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -20,15 +21,22 @@ from torch.distributed.rendezvous import rendezvous
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 """PyTorch's communication by the kind of device."""
 
+PATIENCE = timedelta(days=7)
+"""How long a process waits for features that another one makes."""
+
 
 @dataclass(frozen=True)
 class World:
-    """This process among the `size` that train together, and among those of its machine."""
+    """This process among the `size` that train together, and among those of its machine.
+
+    `patient` is their group for waits that may take long.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    patient: Any = None
 
     @property
     def writes(self) -> bool:
@@ -54,12 +62,12 @@ class World:
     def first_here(self) -> Iterator[None]:
         """Let one process of each machine go first, the others after it: for filling caches."""
         if self.size > 1 and self.local_rank:
-            distributed.barrier()
+            distributed.barrier(self.patient)
         try:
             yield
         finally:
             if self.size > 1 and not self.local_rank:
-                distributed.barrier()
+                distributed.barrier(self.patient)
 
     def parallel(self, network: nn.Module, device: torch.device) -> nn.Module:
         """Return the network with its gradients averaged over all processes."""
@@ -91,10 +99,10 @@ def _restarts() -> int:
 
 
 @contextmanager
-def joined(world: World, device: torch.device) -> Iterator[None]:
+def joined(world: World, device: torch.device) -> Iterator[World]:
     """Meet the other processes, and part from them at the end."""
     if world.size == 1:
-        yield
+        yield world
         return
     store, rank, size = next(rendezvous("env://"))
     if world.local_size == world.size:
@@ -103,6 +111,6 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
         store = PrefixStore(f"restart-{_restarts()}", store)
     distributed.init_process_group(BACKENDS[device.type], store=store, rank=rank, world_size=size)
     try:
-        yield
+        yield replace(world, patient=distributed.new_group(backend="gloo", timeout=PATIENCE))
     finally:
         distributed.destroy_process_group()

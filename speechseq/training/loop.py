@@ -41,7 +41,7 @@ from speechseq.training.run_folder import (
     MODEL,
     WEIGHTS,
     begin_run,
-    holds_run,
+    begun_with,
     read_run,
     refuse_run,
 )
@@ -79,13 +79,14 @@ def train(
         SpeechseqError: another process of this training died, after the checkpoint is written.
     """
     world, where = from_environment(), choose_device(device)
-    resume = resume or (restarted() and holds_run(run))
+    resume = resume or (restarted() and begun_with(run, recipe))
     if not world.writes:
         note, show = lambda text: None, lambda what, done, of: None
     if where.type == "cuda" and world.size > 1:
         where = torch.device("cuda", world.local_rank)
         torch.cuda.set_device(where)
-    with _flushed_denormals(), joined(world, where):
+    with _flushed_denormals(), _one_line(world), joined(world, where) as world:
+        resume = bool(world.total(torch.tensor(float(resume), device=where)) > 0)
         training = prepare(
             recipe, run, device=where, world=world, resume=resume, note=note, show=show
         )
@@ -233,14 +234,31 @@ def _others_alive(training: Training) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if world.size == 1:
+        if world.size == 1 or training.moving:
             raise
         training.checkpoint()
         raise SpeechseqError(
             f"training: process {world.rank} of {world.size} lost the others at step "
-            f"{training.progress.step} ({str(error).splitlines()[0][:120]}); go on with --resume "
-            f"{training.run}"
+            f"{training.progress.step} ({_first_line(error)}); go on with --resume {training.run}"
         ) from None
+
+
+@contextmanager
+def _one_line(world: World) -> Iterator[None]:
+    """Say in one line what PyTorch raises while the processes meet and prepare."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world.size == 1:
+            raise
+        raise SpeechseqError(
+            f"training: process {world.rank} of {world.size} failed ({_first_line(error)}); see "
+            f"what the others said"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0][:120]
 
 
 @contextmanager
@@ -255,14 +273,15 @@ def _flushed_denormals() -> Iterator[None]:
 
 @contextmanager
 def _stop_requested() -> Iterator[Callable[[], bool]]:
-    """Yield a question: has SIGINT or SIGTERM come? A second one interrupts at once."""
+    """Yield a question: has SIGINT or SIGTERM come? A second SIGINT interrupts at once."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event.is_set
         return
 
     def handle(number: int, frame: object) -> None:
-        if event.is_set():
+        # A scheduler and torchrun may both pass SIGTERM on; only a second Ctrl-C is a person's.
+        if event.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         event.set()
 

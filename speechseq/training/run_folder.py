@@ -36,9 +36,7 @@ def begin_run(run: Path, recipe: Recipe, vocabulary: Vocabulary) -> None:
         ModelError: a run is there already.
     """
     refuse_run(run)
-    if recipe.data.root:  # the run may be resumed from elsewhere
-        data = dataclasses.replace(recipe.data, root=str(Path(recipe.data.root).absolute()))
-        recipe = dataclasses.replace(recipe, data=data)
+    recipe = _placed(recipe)
     versions = {
         "speechseq": __version__,
         "python": platform.python_version(),
@@ -57,6 +55,23 @@ def begin_run(run: Path, recipe: Recipe, vocabulary: Vocabulary) -> None:
 def holds_run(run: Path) -> bool:
     """Tell whether a run was begun in a folder."""
     return (run / RECIPE).exists()
+
+
+def begun_with(run: Path, recipe: Recipe) -> bool:
+    """Tell whether the run in a folder, if there is one, was begun with this recipe.
+
+    Raises:
+        ModelError: the run is damaged.
+    """
+    return holds_run(run) and read_run(run)[0] == _placed(recipe)
+
+
+def _placed(recipe: Recipe) -> Recipe:
+    """Return a recipe whose data is found from anywhere: a run may be resumed from elsewhere."""
+    if not recipe.data.root:
+        return recipe
+    data = dataclasses.replace(recipe.data, root=str(Path(recipe.data.root).absolute()))
+    return dataclasses.replace(recipe, data=data)
 
 
 def refuse_run(run: Path) -> None:

@@ -57,6 +57,7 @@ class Training:
     """Everything a step, a validation or a checkpoint needs.
 
     `parallel` is the network from its features on, shared with the other processes of `world`.
+    While the weights are `moving`, they are not worth a checkpoint.
     """
 
     recipe: Recipe
@@ -75,6 +76,7 @@ class Training:
     note: Note
     progress: Progress = field(default_factory=Progress)
     validated: Validation | None = None
+    moving: bool = False
 
     def finished(self) -> bool:
         """Tell whether all epochs are done, or patience is at its end."""
@@ -102,6 +104,10 @@ class Training:
         chance = (self.recipe.seed * 1_000_003 + progress.step) * self.world.size
         torch.manual_seed(chance + self.world.rank)
         labels, frames, stops = self.world.total(self._counts(pieces, stop))
+        if not labels:  # all that this step should have heard was damaged
+            progress.empty += 1
+            self._count()
+            return bool(stops > 0)
         self.optimiser.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.device)
         for number, piece in enumerate(pieces):
@@ -164,31 +170,41 @@ class Training:
         self.scaler.unscale_(self.optimiser)
         norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm))
         if math.isfinite(norm) and math.isfinite(loss):
+            self.moving = True
             self.scaler.step(self.optimiser)
+            self.moving = False
             progress.loss_sum += loss
             progress.gradient_norm = norm
             progress.skipped_in_a_row = 0
         else:
-            self._skip(pieces)
+            self._skip(pieces, settling=self.scaler.is_enabled() and math.isfinite(loss))
         if self.scaler.is_enabled():
             self.scaler.update()
-        progress.step += 1
-        progress.batch += 1
+        self._count()
         _average(self.averaged, self.network, settings.ema, progress.step)
 
-    def _skip(self, pieces: Sequence[Batch]) -> None:
-        """Count, and name, a batch that gave no finite loss or gradient; stop at too many."""
+    def _count(self) -> None:
+        self.progress.step += 1
+        self.progress.batch += 1
+
+    def _skip(self, pieces: Sequence[Batch], *, settling: bool) -> None:
+        """Count, and name, a batch that gave no finite loss or gradient; stop at too many.
+
+        While fp16's loss scale is `settling`, gradients overflow in a sound batch, too.
+        """
         progress = self.progress
         progress.skipped += 1
+        if settling and self.scaler.get_scale() > 1:
+            return
         progress.skipped_in_a_row += 1
-        batch = [utterance for piece in pieces for utterance in piece.utterances]
+        own = [u for piece in pieces if piece.weight for u in piece.utterances]
+        batch = self.world.gather(own)
         names = ", ".join(utterance.key for utterance in batch[:4])
         self.note(
             f"step {progress.step} skipped: loss or gradient not finite; {names}"
             + (f" and {len(batch) - 4} more" if len(batch) > 4 else "")
         )
         if progress.skipped_in_a_row >= self.recipe.training.stop_after_skips:
-            batch = self.world.gather(batch)
             if self.world.writes:
                 write_manifest(self.run / BAD_BATCH, batch)
             raise DataError(
@@ -203,21 +219,23 @@ class Training:
         Raises:
             DataError: it does not fit.
         """
-        batch = self.data.largest()
-        rows = batch.lengths.tolist()
-        share = -(-len(rows) // (self.world.size * self.recipe.training.accumulate))
-        longest = max(rows) * self.recipe.features.hop_seconds
-        what = f"{share} utterances of up to {longest:.1f} s"
+        what = "of the first epoch"
         try:
+            batch = self.data.largest()
+            rows = batch.lengths.tolist()
+            share = -(-len(rows) // (self.world.size * self.recipe.training.accumulate))
+            longest = max(rows) * self.recipe.features.hop_seconds
+            named = f", {batch.utterances[0].key} among them" if batch.utterances else ""
+            what = f"{share} utterances of up to {longest:.1f} s{named}"
             loss = self._sums(FromFeatures(self.network), _first(batch, share)).mean(0.0)
             loss.backward()  # type: ignore[no-untyped-call]
         except (MemoryError, RuntimeError) as error:
             if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
                 raise
             raise DataError(
-                f"training: the largest batch ({what}, {batch.utterances[0].key} among them) does "
-                f"not fit into memory; raise training.accumulate (now "
-                f"{self.recipe.training.accumulate}) or lower training.batch"
+                f"training: the largest batch ({what}) does not fit into memory; raise "
+                f"training.accumulate (now {self.recipe.training.accumulate}) or lower "
+                f"training.batch"
             ) from None
         finally:
             self.optimiser.zero_grad(set_to_none=True)
@@ -231,13 +249,15 @@ class Training:
         return f"epoch {self.progress.epoch + 1} loss {self._mean_loss():.3f}"
 
     def _mean_loss(self) -> float:
-        return self.progress.loss_sum / max(self.progress.batch - self.progress.skipped, 1)
+        progress = self.progress
+        return progress.loss_sum / max(progress.batch - progress.skipped - progress.empty, 1)
 
     def end_epoch(self) -> dict[str, Any]:
         """Validate, keep the weights if they are the best so far; return the epoch's metrics."""
         progress, settings = self.progress, self.recipe.training
+        ended = progress.epoch + 1
         row: dict[str, Any] = {
-            "epoch": progress.epoch + 1,
+            "epoch": ended,
             "step": progress.step,
             "loss": self._mean_loss(),
             "learning_rate": learning_rate(self.recipe, progress.step - 1, self.steps),
@@ -245,11 +265,8 @@ class Training:
             "skipped_steps": progress.skipped,
             "seconds": round(progress.seconds, 2),
         }
-        progress.epoch, progress.batch = progress.epoch + 1, 0
-        progress.loss_sum, progress.skipped = 0.0, 0
-        due = progress.epoch % settings.validate_every == 0
         self.validated = None
-        if due or progress.epoch == settings.epochs:
+        if ended % settings.validate_every == 0 or ended == settings.epochs:
             self.validated = validate(
                 self.averaged,
                 self.validation,
@@ -259,6 +276,10 @@ class Training:
                 world=self.world,
             )
             row |= self.validated.row()
+        # Only now: a process that dies in the validation leaves an epoch that is still to be ended.
+        progress.epoch, progress.batch = ended, 0
+        progress.loss_sum, progress.skipped, progress.empty = 0.0, 0, 0
+        if self.validated:
             self._keep_best((self.validated.error, self.validated.loss))
             self._warn_of_blanks(self.validated)
         return row
