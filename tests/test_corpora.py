@@ -23,7 +23,7 @@ from speechseq.corpora import CORPORA
 from speechseq.corpora.an4 import parse_transcript
 from speechseq.corpora.clips import clips_in, stem
 from speechseq.errors import AudioError, DataError, UsageError
-from speechseq.manifest import Utterance, shared_audio
+from speechseq.manifest import Utterance, read_utterance, shared_audio
 
 DOWNLOADED = [name for name, corpus in CORPORA.items() if corpus.archives]
 SPEECH_COMMANDS = ("speech_commands", "speech_commands_v0.01")
@@ -335,8 +335,9 @@ def test_silence_of_the_splits_does_not_overlap(tmp_path: Path) -> None:
             first, last = bounds[utterance.split]
             assert first <= utterance.offset and utterance.offset + 1 <= last
     assert len({u.key for u in train if u.audio_filepath}) == 118
-    volumes = np.sort([u.volume for u in train])
-    assert np.abs(volumes - np.linspace(0, 1, len(train))).max() < 0.15  # evenly, from 0 to 1
+    noises = [np.sqrt(np.mean(read_utterance(u, 16000) ** 2)) for u in train if u.audio_filepath]
+    levels = np.sort(20 * np.log10(noises))
+    assert np.abs(levels - np.linspace(-80, -10, len(levels))).max() < 5  # evenly spread, in dB
 
 
 def test_speech_commands_refusals(tmp_path: Path) -> None:

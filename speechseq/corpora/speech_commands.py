@@ -8,9 +8,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
+import numpy as np
+
+from speechseq.audio import read_audio
 from speechseq.corpora.clips import clips_in, folders_in, measured, read_lines, require, stem
 from speechseq.errors import DataError, UsageError, nearest
 from speechseq.files import Archive
@@ -39,6 +42,11 @@ _TRAIN_SHARES = {UNKNOWN: 6.0, SILENCE: 2.0}
 _DIGITAL_SILENCE = 10
 """One silence in so many has no noise at all."""
 
+_LEVELS_DB = (-80.0, -10.0)
+"""Levels of silence, root mean square against full scale."""
+
+_RATE = 16000
+
 _GOLDEN = (math.sqrt(5) - 1) / 2
 """Its multiples, modulo 1, spread evenly over 0 to 1 in any stretch of them."""
 
@@ -54,8 +62,8 @@ def read(
     """List the clips of `words`, or of all words there are, with the word as the label.
 
     `unknown` adds clips of the other words as `_unknown_`, chosen by a hash of their names,
-    `silence` stretches of one second of the noise recordings as `_silence_`, at volumes spread
-    evenly from 0 to 1: each a tenth of the known words' clips, as published. Training alone takes
+    `silence` stretches of one second of the noise recordings as `_silence_`, at every level from
+    very quiet to very loud: each a tenth of the known words' clips. Training alone takes
     more: six unknown clips for each of the mean known word, where there are as many, as few words
     stand for all others there, and two of silence. Training hears the first 80 % of each noise
     recording, validation the next tenth, test the last.
@@ -144,7 +152,8 @@ def _rank(clip: Utterance) -> str:
 def _silence(folder: Path, split: str, count: int) -> list[Utterance]:
     """Cut `count` stretches of 1 s, evenly spread over the split's part of each recording.
 
-    Source: TensorFlow's speech_commands example, input_data.py, gives silence such volumes.
+    Their levels are spread evenly, too. (The published task multiplies its recordings, most of
+    them loud, by 0 to 1; copies of them come at other levels, and microphones at any.)
     """
     recordings = measured(Utterance(str(path), 0.0, SILENCE) for path in clips_in(folder).values())
     first, last = _NOISE_PARTS[split]
@@ -160,9 +169,23 @@ def _silence(folder: Path, split: str, count: int) -> list[Utterance]:
         recording = usable[number % len(usable)]
         room = (last - first) * recording.duration - 1.0
         start = first * recording.duration + room * (number // len(usable) + 0.5) / rounds
-        offset, volume = math.floor(start * 1000) / 1000, round(number * _GOLDEN % 1, 4)
+        offset = math.floor(start * 1000) / 1000
+        volume = _volume(_level(recording.audio_filepath), number * _GOLDEN % 1)
         found.append(Utterance(recording.audio_filepath, 1.0, SILENCE, "", offset, split, volume))
     return found
+
+
+def _volume(level: float, share: float) -> float:
+    """Return what takes a level to a share of the way from the quietest to the loudest, in dB."""
+    low, high = _LEVELS_DB
+    wanted = 10 ** ((low + share * (high - low)) / 20)
+    return float(f"{wanted / level:.4g}") if level else 1.0
+
+
+@lru_cache
+def _level(path: str) -> float:
+    """Return the root mean square of a noise recording."""
+    return float(np.sqrt(np.mean(np.square(read_audio(path, _RATE), dtype=np.float64))))
 
 
 def _canonical(place: Path, classes: Sequence[str]) -> list[Utterance]:
