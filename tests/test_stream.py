@@ -363,6 +363,16 @@ def test_a_hostile_sample_is_a_line_and_the_next_is_read(name: str, tmp_path: Pa
     assert second.utterance.text == "good"
 
 
+@pytest.mark.parametrize("size", [2**40, 2**62, 2**63 - 1025, 2**70])
+def test_a_member_longer_than_its_file_is_damage(size: int, tmp_path: Path) -> None:
+    header, _ = member("a.flac")
+    header.size = size
+    path = tmp_path / "s.tar"
+    path.write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(10240))
+    found = list(read_shard(path, 2))
+    assert len(found) == 2 and all("is damaged (a member of" in str(line) for line in found)
+
+
 def test_names_in_a_shard_lead_nowhere(tmp_path: Path) -> None:
     evil = line(audio_filepath="/etc/passwd", offset=3, volume=9)
     path = tar(tmp_path / "s.tar", member("../../x.flac", flac()), member("../../x.json", evil))
@@ -446,7 +456,7 @@ def test_a_clip_longer_than_the_index_says_is_dropped(folders: list[Path]) -> No
 GOOD_INDEX = {
     "format": "speechseq shards 1", "characters": ["a"], "words": ["a"], "labels": None,
     "longest_seconds": 1.0, "longest": "x",
-    "shards": [{"file": "a.tar", "bytes": 3, "sha256": "", "utterances": 1, "seconds": 1}],
+    "shards": [{"file": "a.tar", "bytes": 3000, "sha256": "", "utterances": 1, "seconds": 1}],
 }  # fmt: skip
 
 
@@ -464,6 +474,7 @@ def shard_row(**more: Any) -> list[dict[str, Any]]:
         ({"shards": shard_row(file="a\0")}, "no name of a file"),
         ({"shards": shard_row(utterances=-1)}, "-1 is no number"),
         ({"shards": shard_row(bytes=True)}, "True is no number"),
+        ({"shards": shard_row(utterances=10**17)}, "cannot hold 1000"),
         ({"shards": shard_row(seconds=float("nan"))}, "nan is no number"),
         ({"shards": []}, "no utterance"),
         ({"shards": 3}, "not iterable"),
