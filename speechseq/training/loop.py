@@ -174,6 +174,7 @@ def prepare(
             network.parameters(),
             lr=recipe.training.learning_rate,
             weight_decay=recipe.training.weight_decay,
+            fused=True,
         ),
         scaler=torch.amp.GradScaler(device.type, enabled=recipe.training.precision == "fp16"),
         steps=data.steps(recipe.training.epochs),
