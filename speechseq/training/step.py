@@ -126,20 +126,19 @@ class Training:
 
     def _counts(self, pieces: Sequence[Batch], stop: bool) -> Tensor:
         """Count labels and output frames of this process' pieces; add its wish to stop."""
-        counts = torch.zeros(3)
+        labels = frames = 0.0
         for piece in pieces:
-            frames = self.recipe.model.output_frames(piece.lengths).sum()
-            if not self.vocabulary.is_sequence:
-                frames = torch.as_tensor(len(piece.lengths))
-            counts += piece.weight * torch.stack(
-                [torch.as_tensor(len(piece.labels)), frames, frames * 0]
+            heard = self.recipe.model.output_frames(piece.lengths).sum()
+            labels += piece.weight * len(piece.labels)
+            frames += piece.weight * int(
+                heard if self.vocabulary.is_sequence else len(piece.lengths)
             )
-        counts[2] = float(stop)
-        return counts.to(self.device)
+        return torch.tensor([labels, frames, float(stop)], device=self.device)
 
     def _sums(self, network: nn.Module, batch: Batch) -> Sums:
         augment, recipe = self.recipe.augment, self.recipe
-        self.network.train()
+        if not self.network.training:
+            self.network.train()
         lengths = self._send(batch.lengths)
         frames = spec_augment(
             self.network.features.finish(self._send(batch.log_mels), lengths),
