@@ -14,11 +14,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
+from test_loop import stop_after
 
 from speechseq.cli import main
 from speechseq.errors import DataError
@@ -81,19 +81,6 @@ def assert_whole_files(run: Path) -> None:
     assert not list(run.rglob("*.tmp"))
     for path in [*checkpoints(run), *run.glob(WEIGHTS)]:
         assert load_file(path)
-
-
-def stop_after(steps: int) -> Callable[[str, int, int], None]:
-    """Return a `show` that interrupts this process after so many training steps."""
-    seen = 0
-
-    def show(what: str, done: int, of: int) -> None:
-        nonlocal seen
-        seen += what.startswith("epoch")
-        if what.startswith("epoch") and seen == steps:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    return show
 
 
 def test_a_run_resumed_at_each_of_its_steps_is_the_same(
