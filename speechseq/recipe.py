@@ -34,6 +34,9 @@ class DataSettings:
     `validation_speakers` speakers, or else `validation_fraction` of the utterances. `words`,
     `unknown`, `silence` and `held_out_speaker` are for the corpora that name them as options.
     With `corpus: shards` training streams, and holds `buffer_utterances` at a time to mix them.
+    `others` are corpora whose training speech is to be recognised as none of the words: as the
+    class `_unknown_`, or as no text; so many of their clips as make `others_share` of all.
+    `clips_per_class` takes no more than so many training clips of each text; 0 takes all.
     """
 
     corpus: str = "folder"
@@ -50,6 +53,9 @@ class DataSettings:
     held_out_speaker: str = ""
     cache_ram_gigabytes: float = 4.0
     buffer_utterances: int = 2000
+    others: tuple[str, ...] = ()
+    others_share: float = 0.2
+    clips_per_class: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,8 @@ class ModelSettings:
     `front_end` is none, stack (of `time_stride` frames) or conv (two 3 x 3 convolutions that
     halve the frequencies each and shorten time `time_stride` times). `cell` is rnn, gru or
     lstm. `projection` 0 means none. `head` is ctc or classify; `pooling` (last, mean,
-    attention) is for classify. `skip_input` adds the textbook's V x_t to the output.
+    attention) is for classify, and attention may have several heads. `skip_input` adds the
+    textbook's V x_t to the output.
     """
 
     front_end: str = "none"
@@ -132,6 +139,7 @@ class ModelSettings:
     dropout: float = 0.0
     head: str = "ctc"
     pooling: str = "last"
+    attention_heads: int = 1
     skip_input: bool = False
 
     def output_frames(self, frames: Count) -> Count:
@@ -148,10 +156,13 @@ class AugmentSettings:
 
     `speeds` are playback factors, one cached copy each. `vocal_tract` is the largest share by
     which a speaker's formants are moved up or down, the tempo staying as it is. `join` strings up
-    to so many utterances together (CTC only) with gaps of up to `join_gap_seconds`.
+    to so many utterances together (CTC only) with gaps of up to `join_gap_seconds`, or overlaps of
+    up to `join_overlap_seconds`. Up to `margin_seconds` of silence are put before and behind.
+    `reverberation_probability` of the utterances sound as in a room, whose reverberation time is
+    up to `reverberation_seconds`.
     `shift_seconds` moves an utterance either way inside its length. `noise_probability` of the
     utterances get noise at a level between `noise_low_db` and `noise_high_db` signal-to-noise
-    ratio: the corpus' own recordings, or coloured noise where it has none. `gain_db` is the
+    ratio: made noise, and the corpus' own recordings where it has any. `gain_db` is the
     largest change of level either way. Masks are SpecAugment's; their width in time is seconds.
     """
 
@@ -159,6 +170,10 @@ class AugmentSettings:
     vocal_tract: float = 0.0
     join: int = 1
     join_gap_seconds: float = 0.3
+    join_overlap_seconds: float = 0.0
+    margin_seconds: float = 0.0
+    reverberation_probability: float = 0.0
+    reverberation_seconds: float = 0.6
     shift_seconds: float = 0.0
     gain_db: float = 0.0
     noise_probability: float = 0.0
@@ -179,7 +194,10 @@ class TrainingSettings:
     `tf32` lets GPUs round the factors of fp32 products. After `stop_after_skips` steps in a row
     without a finite gradient training stops. `schedule` is one_cycle or cosine. `ema` 0 keeps no
     averaged weights. `patience` is the number of validations without a better score after which
-    training stops; 0 never stops early.
+    training stops; 0 never stops early. `consistency` is the weight of agreement between two views
+    of each utterance, masked differently; 0 makes but one. `base` is a model (bundled name, file or
+    run) to start from: its features, front end and recurrent layers; the head is new, unless the
+    tokens are the same, and learns alone for `frozen_epochs`.
     """
 
     epochs: int = 30
@@ -194,6 +212,9 @@ class TrainingSettings:
     warm_up: float = 0.15
     clip_norm: float = 5.0
     label_smoothing: float = 0.0
+    consistency: float = 0.0
+    base: str = ""
+    frozen_epochs: int = 0
     ema: float = 0.998
     patience: int = 0
     validate_every: int = 1
@@ -255,6 +276,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "data.validation_fraction": (0.0, 0.9),
     "data.cache_ram_gigabytes": (0.0, 1e6),
     "data.buffer_utterances": (1, 10_000_000),
+    "data.others_share": (0.0, 0.9),
+    "data.clips_per_class": (0, 10_000_000),
     "features.rate": (1000, 192_000),
     "features.window_seconds": (0.001, 1.0),
     "features.hop_seconds": (0.001, 1.0),
@@ -271,10 +294,15 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "model.layers": (1, 32),
     "model.hidden": (1, 8192),
     "model.projection": (0, 8192),
+    "model.attention_heads": (1, 64),
     "model.dropout": (0.0, 0.95),
     "augment.vocal_tract": (0.0, 0.5),
     "augment.join": (1, 32),
     "augment.join_gap_seconds": (0.0, 10.0),
+    "augment.join_overlap_seconds": (0.0, 1.0),
+    "augment.margin_seconds": (0.0, 10.0),
+    "augment.reverberation_probability": (0.0, 1.0),
+    "augment.reverberation_seconds": (0.05, 10.0),
     "augment.shift_seconds": (0.0, 10.0),
     "augment.gain_db": (0.0, 60.0),
     "augment.noise_probability": (0.0, 1.0),
@@ -293,6 +321,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "training.warm_up": (0.0, 0.9),
     "training.clip_norm": (1e-6, 1e6),
     "training.label_smoothing": (0.0, 0.9),
+    "training.consistency": (0.0, 100.0),
+    "training.frozen_epochs": (0, 100_000),
     "training.ema": (0.0, 0.99999),
     "training.patience": (0, 100_000),
     "training.validate_every": (1, 100_000),
@@ -399,6 +429,10 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
     last = model.head == "classify" and model.pooling == "last"
     if last and model.bidirectional and model.projection:
         yield "model.projection mixes both directions' last states; use pooling mean"
+    if model.attention_heads > 1 and (model.head != "classify" or model.pooling != "attention"):
+        yield "model.attention_heads are for model.head classify with pooling attention; set 1"
+    if recipe.training.frozen_epochs and not recipe.training.base:
+        yield "training.frozen_epochs waits for nothing without training.base; set it to 0"
     if augment.vocal_tract and features.mel_scale != "htk":
         yield "augment.vocal_tract warps HTK mels; use features.mel_scale htk"
     if model.front_end == "conv" and model.time_stride > 4:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from speechseq.corpora import CORPORA, shards
-from speechseq.errors import DataError, choose
+from speechseq.errors import DataError, UsageError, choose
 from speechseq.manifest import Corpus, Utterance
 from speechseq.recipe import DataSettings
+from speechseq.tokens import UNKNOWN
 
 
 def corpus_options(corpus: Corpus, settings: DataSettings) -> dict[str, object]:
@@ -69,6 +73,19 @@ def training_splits(settings: DataSettings, seed: int) -> tuple[list[Utterance],
     if not train:
         raise DataError(f"data.train_split: {corpus.name} has no {settings.train_split!r} here")
     held = [u for u in found if u.split == settings.validation_split]
+    train, held = _parted(train, held, corpus, settings, seed)
+    train = first_of_each_text(train, settings.clips_per_class, seed)
+    return train + other_speech(train, settings, seed), held
+
+
+def _parted(
+    train: list[Utterance],
+    held: list[Utterance],
+    corpus: Corpus,
+    settings: DataSettings,
+    seed: int,
+) -> tuple[list[Utterance], list[Utterance]]:
+    """Return the two splits, the second taken out of the first where there is none."""
     if held and not settings.validation_speakers:
         return train, held
     if settings.validation_split in corpus.splits and not settings.validation_speakers:
@@ -87,11 +104,9 @@ def hold_out(
     The choice is a hash of the seed and the name, so it is the same on every machine.
     """
 
-    def rank(name: str) -> str:
-        return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
-
     if settings.validation_speakers:
-        speakers = sorted({u.speaker for u in utterances if u.speaker}, key=rank)
+        names = {u.speaker for u in utterances if u.speaker}
+        speakers = sorted(names, key=lambda name: _rank(name, seed))
         if len(speakers) <= settings.validation_speakers:
             raise DataError(
                 f"data.validation_speakers: {settings.validation_speakers} of "
@@ -100,9 +115,75 @@ def hold_out(
         chosen = set(speakers[: settings.validation_speakers])
         held = [u for u in utterances if u.speaker in chosen]
     else:
-        ranked = sorted(utterances, key=lambda u: rank(u.key))
+        ranked = sorted(utterances, key=lambda u: _rank(u.key, seed))
         held = ranked[: round(settings.validation_fraction * len(ranked))]
     if not held:
         raise DataError("data.validation_fraction: holds out no utterance; raise it")
-    names = {id(utterance) for utterance in held}
-    return [u for u in utterances if id(u) not in names], held
+    taken = {id(utterance) for utterance in held}
+    return [u for u in utterances if id(u) not in taken], held
+
+
+def first_of_each_text(utterances: Sequence[Utterance], most: int, seed: int) -> list[Utterance]:
+    """Take at most so many utterances of each text; of fewer, the same ones and no others.
+
+    Which ones is a hash of the seed and the name. 0 takes all.
+    """
+    if not most:
+        return list(utterances)
+    taken: Counter[str] = Counter()
+    chosen = set()
+    for utterance in sorted(utterances, key=lambda u: _rank(u.key, seed)):
+        if taken[utterance.text] < most:
+            taken[utterance.text] += 1
+            chosen.add(id(utterance))
+    return [u for u in utterances if id(u) in chosen]
+
+
+def other_speech(
+    utterances: Sequence[Utterance], settings: DataSettings, seed: int
+) -> list[Utterance]:
+    """List speech of other corpora, to be recognised as none of the words of `utterances`.
+
+    It comes from their training splits, without utterances that hold one of those words, evenly
+    over the corpora, and none longer than the longest of `utterances`: a stretch is cut out.
+
+    Raises:
+        UsageError: an unknown corpus.
+        DataError: a corpus is not here.
+    """
+    if not settings.others:
+        return []
+    words = {word for u in utterances for word in u.text.lower().split()}
+    longest = max(u.duration for u in utterances)
+    share = settings.others_share
+    wanted = round(share / (1 - share) * len(utterances) / len(settings.others))
+    found = []
+    for name in settings.others:
+        corpus = choose(CORPORA, name, "data.others")
+        if not corpus.folder:
+            raise UsageError(f"data.others: {name} needs a place; name a public corpus")
+        speech = [
+            u
+            for u in corpus.read(corpus.locate())
+            if u.split.startswith("train") and words.isdisjoint(u.text.lower().split())
+        ]
+        speech = sorted(speech, key=lambda u: _rank(u.key, seed))[:wanted]
+        found += [_unknown_stretch(u, longest, seed) for u in speech]
+    return found
+
+
+def _unknown_stretch(utterance: Utterance, longest: float, seed: int) -> Utterance:
+    """Return an utterance, or a stretch of it where it is too long, as unknown speech."""
+    room = max(utterance.duration - longest, 0.0)
+    chance = int(_rank(utterance.key, seed)[:8], 16) / 16**8
+    return replace(
+        utterance,
+        text=UNKNOWN,
+        duration=min(utterance.duration, longest),
+        offset=math.floor((utterance.offset + chance * room) * 1000) / 1000,
+    )
+
+
+def _rank(name: str, seed: int) -> str:
+    """Order names as if at random, but alike on every machine."""
+    return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()

@@ -18,8 +18,19 @@ BLANK = 0
 
 BLANK_TOKEN = "<blank>"  # noqa: S105
 
+UNKNOWN = "_unknown_"
+"""Label of speech in none of a model's words."""
+
+SILENCE = "_silence_"
+"""Label of a recording without speech."""
+
+NO_TEXT = (UNKNOWN, SILENCE)
+"""Labels that are classes to a classifier, and no text at all to a sequence model."""
+
 
 def _normalise_sequence(text: str) -> str:
+    if text in NO_TEXT:
+        return ""
     return " ".join(unicodedata.normalize("NFKC", text).lower().split())
 
 
@@ -34,7 +45,8 @@ KINDS = {
 }
 """What a token is, with the normalisation of its text.
 
-Sequences are folded to lower case and compatibility forms (NFKC); class labels keep their case.
+Sequences are folded to lower case and compatibility forms (NFKC), and `NO_TEXT` is empty; class
+labels keep their case.
 """
 
 

@@ -1,4 +1,4 @@
-"""speechseq data: list, download, prepare, shard and count corpora."""
+"""speechseq data: list, download, prepare, compose, shard and count corpora."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from speechseq.files import Archive
     from speechseq.manifest import Utterance
 
-HELP = "list, download, prepare, shard and count corpora"
+HELP = "list, download, prepare, compose, shard and count corpora"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--held-out-speaker", default="", help="fsdd: test on this one")
         if name == "prepare":
             action.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    _add_compose(
+        actions.add_parser("compose", help="string single words together, in noise or not")
+    )
     _add_shard(actions.add_parser("shard", help="write tar shards to stream a split from"))
+
+
+def _add_compose(action: argparse.ArgumentParser) -> None:
+    action.description = (
+        "Compose strings of a manifest's utterances, each string of one speaker: wav files and "
+        "their manifest strings.jsonl, to evaluate on. The same seed gives the same strings."
+    )
+    action.add_argument("manifest", type=Path, help="JSON lines of one split; see data prepare")
+    action.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    action.add_argument("--strings", type=int, default=300, help="how many (default: 300)")
+    action.add_argument("--shortest", type=int, default=1, help="utterances in one (default: 1)")
+    action.add_argument("--longest", type=int, default=10, help="utterances in one (default: 10)")
+    action.add_argument("--rate", type=int, default=16000, help="of the files (default: 16000)")
+    action.add_argument("--noise", type=Path, metavar="DIR", help="recordings to mix in")
+    action.add_argument("--snr", type=float, metavar="DB", help="speech over noise, in decibels")
+    action.add_argument("--seed", type=int, default=0, help="of all chance (default: 0)")
 
 
 def _add_shard(action: argparse.ArgumentParser) -> None:
@@ -161,6 +180,31 @@ def _prepare(arguments: argparse.Namespace) -> None:
         print(f"{paths[split]}\t{len(utterances)}")
 
 
+def _compose(arguments: argparse.Namespace) -> None:
+    if not 1 <= arguments.shortest <= arguments.longest or arguments.strings < 1:
+        raise UsageError("compose: --strings, --shortest and --longest are 1 or more, and rise")
+    if (arguments.noise is None) != (arguments.snr is None):
+        raise UsageError("compose: --noise and --snr go together; give both or neither")
+    from speechseq.audio import read_audio
+    from speechseq.compose import Composition, write_strings
+    from speechseq.corpora.clips import clips_in, require
+    from speechseq.manifest import read_manifest
+
+    utterances = read_manifest(arguments.manifest)
+    noises = []
+    if arguments.noise:
+        noises = [read_audio(path, arguments.rate) for path in clips_in(arguments.noise).values()]
+        require(noises, arguments.noise, "recordings")
+    settings = Composition(
+        strings=arguments.strings,
+        shortest=arguments.shortest,
+        longest=arguments.longest,
+        snr_db=arguments.snr,
+        seed=arguments.seed,
+    )
+    print(write_strings(utterances, arguments.output, arguments.rate, settings, noises))
+
+
 def _shard(arguments: argparse.Namespace) -> None:
     for flag in ("shard_megabytes", "shard_utterances", "seed"):
         value, least = getattr(arguments, flag), int(flag != "seed")
@@ -219,6 +263,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
     "list": _list,
     "download": _download,
     "prepare": _prepare,
+    "compose": _compose,
     "shard": _shard,
     "stats": _stats,
 }

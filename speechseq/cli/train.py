@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs", nargs="*", metavar="RECIPE.yaml [key=value …]", help="e.g. training.epochs=5"
     )
     parser.add_argument("-o", "--output", type=Path, help="run folder (default: runs/NAME)")
+    parser.add_argument("--base", metavar="MODEL", help="start from this model's weights")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a stopped run")
     add_device(parser)
 
@@ -28,8 +29,13 @@ def run(arguments: argparse.Namespace) -> None:
         raise UsageError("train: give a recipe, or --resume RUN, and not both; see train --help")
     if arguments.resume and arguments.output:
         raise UsageError("train: --resume goes on in its own folder; leave -o out")
+    if arguments.resume and arguments.base:
+        raise UsageError("train: --resume goes on with its own weights; leave --base out")
+    base = [f"training.base={arguments.base}"] if arguments.base else []
     recipe = (
-        Recipe() if arguments.resume else read_recipe(arguments.inputs[0], arguments.inputs[1:])
+        Recipe()
+        if arguments.resume
+        else read_recipe(arguments.inputs[0], [*arguments.inputs[1:], *base])
     )
     run = arguments.resume or arguments.output or Path("runs") / recipe.name
     need_training()

@@ -18,9 +18,8 @@ from speechseq.corpora.clips import clips_in, folders_in, measured, read_lines, 
 from speechseq.errors import DataError, UsageError, nearest
 from speechseq.files import Archive
 from speechseq.manifest import NOISE_TRAINING_SHARE, Corpus, Utterance
+from speechseq.tokens import SILENCE, UNKNOWN
 
-UNKNOWN = "_unknown_"
-SILENCE = "_silence_"
 NOISE = "_background_noise_"
 CANONICAL = "canonical-test"
 

@@ -13,6 +13,7 @@ import numpy as np
 import soxr
 import torch
 from torch import Tensor
+from torchaudio.functional import lfilter
 
 from speechseq.recipe import AugmentSettings, FeatureSettings
 
@@ -21,6 +22,20 @@ LOG_PER_DECIBEL = np.log(10) / 10
 
 NOISE_TILTS = (0.0, -1.0, -2.0)
 """Exponents of frequency in the power of white, pink and brown noise."""
+
+
+UNEVEN_DB = 8.0
+"""Standard deviation of uneven noise's levels, over bands and over moments."""
+
+UNEVEN_BANDS = 8
+UNEVEN_SECONDS = (0.05, 0.5)
+"""How far apart its moments are."""
+
+LEAST_REVERBERATION_SECONDS = 0.05
+"""Reverberation time of the driest room."""
+
+DIRECT_DB = (0.0, 15.0)
+"""How far reflections are below the direct sound, from far away to close by."""
 
 
 def change_speed(samples: np.ndarray, rate: int, factor: float) -> np.ndarray:
@@ -36,23 +51,74 @@ def coloured_noise(samples: int, tilt: float, rng: np.random.Generator) -> np.nd
     return (0.1 * noise / noise.std()).astype(np.float32)
 
 
+def uneven_noise(samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
+    """Return Gaussian noise (samples,) that swells and fades, and is stronger in some bands.
+
+    Stands for what no recording is at hand of: levels wander by some `UNEVEN_DB` over octaves and
+    over moments.
+    """
+    spectrum = np.fft.rfft(rng.standard_normal(samples))
+    octaves = np.log2(np.maximum(np.arange(len(spectrum)), 1.0) * rate / samples + 20.0)
+    bands = np.linspace(octaves[0], octaves[-1], UNEVEN_BANDS)
+    spectrum *= 10 ** (np.interp(octaves, bands, rng.normal(0, UNEVEN_DB, UNEVEN_BANDS)) / 20)
+    noise = np.fft.irfft(spectrum, samples)
+    most = round(samples / rate / UNEVEN_SECONDS[0]) + 1
+    moments = np.cumsum(rng.uniform(*UNEVEN_SECONDS, size=most)) * rate
+    levels = rng.normal(0, UNEVEN_DB, most)
+    noise *= 10 ** (np.interp(np.arange(samples), moments, levels) / 20)
+    return (0.1 * noise / noise.std()).astype(np.float32)
+
+
 def join(
     pieces: Sequence[np.ndarray], features: FeatureSettings, gaps: Sequence[int]
 ) -> np.ndarray:
     """String log-mels (frames, mels) together with so many silent frames between neighbours.
 
-    The silence that each piece carries at its own edges is kept only at the string's two ends.
+    Neighbours with a gap below 0 overlap, by half of the shorter one at most; powers add up. The
+    silence that each piece carries at its own edges is kept only at the string's two ends.
     """
-    edge = features.edge_samples // features.hop_samples
+    edge, last = features.edge_samples // features.hop_samples, len(pieces) - 1
+    bare = [
+        piece[edge if n else 0 : len(piece) - (edge if n < last else 0)]
+        for n, piece in enumerate(pieces)
+    ]
+    starts = [0]
+    for one, other, gap in zip(bare, bare[1:], gaps, strict=False):
+        starts.append(starts[-1] + len(one) + max(gap, -(min(len(one), len(other)) // 2)))
+    joined = np.full((starts[-1] + len(bare[-1]), pieces[0].shape[1]), -np.inf, np.float32)
+    for start, piece in zip(starts, bare, strict=True):
+        place = joined[start : start + len(piece)]
+        np.logaddexp(place, piece, out=place)
+    joined[np.isneginf(joined)] = np.log(features.floor)
+    return joined
+
+
+def put_margins(
+    log_mels: np.ndarray, features: FeatureSettings, before: int, behind: int
+) -> np.ndarray:
+    """Put so many frames of silence before and behind log-mels (frames, mels)."""
     silence = np.log(features.floor)
-    parts: list[np.ndarray] = []
-    for number, piece in enumerate(pieces):
-        start = edge if number else 0
-        stop = len(piece) - edge if number < len(pieces) - 1 else len(piece)
-        if number:
-            parts.append(np.full((gaps[number - 1], piece.shape[1]), silence, np.float32))
-        parts.append(piece[start:stop])
-    return np.concatenate(parts)
+    return np.pad(log_mels, ((before, behind), (0, 0)), constant_values=silence)
+
+
+def reverberate(
+    log_mels: np.ndarray, features: FeatureSettings, seconds: float, direct_db: float
+) -> np.ndarray:
+    """Let (frames, mels) sound as in a room: each frame's power decays over those behind it.
+
+    It falls by 60 dB in `seconds`, the reverberation time; `direct_db` is how far all reflections
+    are below the direct sound.
+
+    Source: Polack 1988, and Lebart et al. 2001: late reverberation as exponentially decaying power.
+    """
+    decay = 10 ** (-6 * features.hop_seconds / seconds)
+    share = 10 ** (-direct_db / 10) * (1 - decay) / decay
+    power = torch.from_numpy(np.exp(log_mels).T.copy())
+    # y_t = x_t + late_t with late_t = decay · (late_{t-1} + share · x_{t-1}), in one filter
+    ahead = power.new_tensor([1.0, decay * (share - 1)])
+    back = power.new_tensor([1.0, -decay])
+    reverberant: np.ndarray = lfilter(power, back, ahead, clamp=False).log().T.numpy()
+    return reverberant
 
 
 def warp_vocal_tract(log_mels: np.ndarray, features: FeatureSettings, factor: float) -> np.ndarray:
@@ -115,10 +181,17 @@ def augment(
     noises: Sequence[np.ndarray],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Warp, shift, mix noise into and change the level of one utterance's log-mels."""
+    """Warp, put into a room, shift, mix with noise and change the level of one clip's log-mels."""
     if settings.vocal_tract:
         factor = 1 + settings.vocal_tract * rng.uniform(-1, 1)
         log_mels = warp_vocal_tract(log_mels, features, factor)
+    reach = round(settings.margin_seconds / features.hop_seconds)
+    if reach:
+        log_mels = put_margins(log_mels, features, *rng.integers(0, reach + 1, size=2).tolist())
+    if rng.random() < settings.reverberation_probability:
+        seconds = rng.uniform(LEAST_REVERBERATION_SECONDS, settings.reverberation_seconds)
+        log_mels = reverberate(log_mels, features, seconds, rng.uniform(*DIRECT_DB))
+        log_mels = silence_edges(log_mels, features)
     reach = round(settings.shift_seconds / features.hop_seconds)
     if reach:
         log_mels = shift(log_mels, int(rng.integers(-reach, reach + 1)), features.floor)

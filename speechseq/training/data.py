@@ -30,6 +30,7 @@ from speechseq.training.augment import (
     change_speed,
     coloured_noise,
     join,
+    uneven_noise,
 )
 from speechseq.training.features import LogMel
 
@@ -38,6 +39,9 @@ Progress = Callable[[str, int, int], None]
 
 NOISE_SECONDS = 10.0
 """Length of each coloured noise, and of the pieces recordings of noise are cut into."""
+
+UNEVEN_NOISES = 24
+"""How many noises are made that swell and fade, each with a spectrum of its own."""
 
 SORT_JITTER = 0.1
 """Share by which lengths are disturbed before sorting, so that batches differ between epochs."""
@@ -156,12 +160,14 @@ def _compute(
 
 
 def noise_log_mels(recipe: Recipe, corpus: Corpus) -> list[np.ndarray]:
-    """Return log-mels (frames, mels) of noise to mix in: the corpus' own, or coloured noise."""
+    """Return log-mels (frames, mels) of noise to mix in: made noise, and the corpus' own."""
     if not recipe.augment.noise_probability:
         return []
     rate = recipe.features.rate
     rng = np.random.default_rng(recipe.seed)
-    clips = [coloured_noise(round(NOISE_SECONDS * rate), tilt, rng) for tilt in NOISE_TILTS]
+    size = round(NOISE_SECONDS * rate)
+    clips = [coloured_noise(size, tilt, rng) for tilt in NOISE_TILTS]
+    clips += [uneven_noise(size, rate, rng) for _ in range(UNEVEN_NOISES)]
     folder = corpus.locate(recipe.data.root) / corpus.noise if corpus.noise else None
     if folder is not None and folder.is_dir():
         for path in sorted(folder.iterdir()):
@@ -318,7 +324,8 @@ class TrainingData:
         features, settings = self.recipe.features, self.recipe.augment
         pieces = [self.log_mels.clip(*pair) for pair in example]
         reach = round(settings.join_gap_seconds / features.hop_seconds)
-        gaps = rng.integers(0, reach + 1, size=len(pieces) - 1).tolist()
+        overlap = round(settings.join_overlap_seconds / features.hop_seconds)
+        gaps = rng.integers(-overlap, reach + 1, size=len(pieces) - 1).tolist()
         joined = pieces[0] if len(pieces) == 1 else join(pieces, features, gaps)
         return augment(joined, features, settings, self.noises, rng)
 

@@ -178,7 +178,7 @@ class Output(nn.Module):
 
     def __init__(self, encoder: Encoder, tokens: int, settings: ModelSettings):
         super().__init__()
-        self.state = nn.Linear(encoder.dims, tokens)
+        self.state = nn.Linear(encoder.dims * settings.attention_heads, tokens)
         self.input = (
             nn.Linear(encoder.input_dims, tokens, bias=False) if settings.skip_input else None
         )
@@ -206,7 +206,9 @@ class ClassifyHead(nn.Module):
 
     `pooling`: `last` is the classic classifier's last state (of the backward direction: the one
     at the first frame), `mean` the mean over the utterance's frames, `attention` a learned
-    weighting of them.
+    weighting of them, or several, side by side.
+
+    Source: Lin et al. 2017, A Structured Self-attentive Sentence Embedding (attention).
     """
 
     def __init__(self, encoder: Encoder, tokens: int, settings: ModelSettings):
@@ -214,23 +216,25 @@ class ClassifyHead(nn.Module):
         self.pooling = settings.pooling
         both = settings.bidirectional and not settings.projection
         self.forward_dims = encoder.dims // 2 if both else encoder.dims
-        self.attention = nn.Linear(encoder.dims, 1) if settings.pooling == "attention" else None
+        heads = settings.attention_heads
+        self.attention = nn.Linear(encoder.dims, heads) if settings.pooling == "attention" else None
         self.output = Output(encoder, tokens, settings)
 
     def weights(self, states: Tensor, lengths: Tensor) -> Tensor:
-        """Return each frame's share (batch, frames, 1) in a mean over the utterance."""
+        """Return each frame's share (batch, frames, heads) in a mean over the utterance."""
         mask = within(lengths, states.shape[1])
         if self.attention is None:
             return (mask.to(states) / lengths.unsqueeze(1)).unsqueeze(2)
-        scores = self.attention(states).squeeze(2).masked_fill(~mask, float("-inf"))
-        return cast(Tensor, scores).softmax(dim=1).unsqueeze(2)
+        scores = self.attention(states).masked_fill(~mask.unsqueeze(2), float("-inf"))
+        return cast(Tensor, scores).softmax(dim=1)
 
     def forward(self, states: Tensor, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         if self.pooling == "last":
             state, entry = self._last(states, lengths), _at_last(inputs, lengths)
         else:
-            weights = self.weights(states, lengths)
-            state, entry = (states * weights).sum(1), (inputs * weights).sum(1)
+            weights = self.weights(states, lengths).transpose(1, 2)
+            state = (weights @ states).flatten(1)
+            entry = (weights @ inputs).mean(1)
         return self.output(state, entry).unsqueeze(1), torch.ones_like(lengths)
 
     def _last(self, states: Tensor, lengths: Tensor) -> Tensor:

@@ -325,7 +325,10 @@ def _head(
         states = _halves(graph, last, first, head.forward_dims, network.encoder.dims)
     else:
         weights = _pooling(graph, network, states, lengths)
-        inputs, states = (graph.add("MatMul", weights, frames) for frames in (inputs, states))
+        states = graph.add("MatMul", weights, states)
+        states = graph.add("Reshape", states, graph.constant([0, 1, -1]))
+        inputs = graph.add("MatMul", weights, inputs)
+        inputs = graph.add("ReduceMean", inputs, axes=[1], keepdims=1)
     one = graph.add("Div", lengths, lengths)
     return _output(graph, head.output, states, inputs), one
 
@@ -355,18 +358,17 @@ def _halves(graph: Graph, last: str, first: str, middle: int, dims: int) -> str:
 
 
 def _pooling(graph: Graph, network: SpeechNetwork, states: str, lengths: str) -> str:
-    """Return pooling weights (batch, 1, frames), as `ClassifyHead.weights`."""
+    """Return pooling weights (batch, heads, frames), as `ClassifyHead.weights`."""
     inside = graph.within(lengths, graph.size(states, 1))
+    inside = graph.add("Unsqueeze", inside, graph.constant([2]))
     if network.head.attention is not None:
-        scores = graph.add(
-            "Squeeze", _linear(graph, network.head.attention, states), graph.constant([2])
-        )
+        scores = _linear(graph, network.head.attention, states)
         scores = graph.add("Where", inside, scores, graph.constant(-1e30))
         weights = graph.add("Softmax", scores, axis=1)
     else:
-        count = graph.add("Unsqueeze", graph.add("Cast", lengths, to=1), graph.constant([1]))
+        count = graph.add("Unsqueeze", graph.add("Cast", lengths, to=1), graph.constant([1, 2]))
         weights = graph.add("Div", graph.add("Cast", inside, to=1), count)
-    return graph.add("Unsqueeze", weights, graph.constant([1]))
+    return graph.add("Transpose", weights, perm=[0, 2, 1])
 
 
 ONNX_CELLS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {

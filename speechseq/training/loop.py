@@ -23,6 +23,7 @@ from speechseq.manifest import shared_audio
 from speechseq.recipe import Recipe
 from speechseq.splits import training_splits
 from speechseq.tokens import Vocabulary
+from speechseq.training.base import settings_of_base, start_from
 from speechseq.training.data import TrainingData, noise_log_mels
 from speechseq.training.distributed import World, from_environment, joined, restarted
 from speechseq.training.encoder import SpeechNetwork, choose_device, load_network
@@ -45,7 +46,7 @@ from speechseq.training.run_folder import (
     read_run,
     refuse_run,
 )
-from speechseq.training.step import FromFeatures, Note, Training
+from speechseq.training.step import PRECISIONS, FromFeatures, Note, Training, computed_in
 from speechseq.training.stream import streamed
 from speechseq.training.watch import line_of, metrics_of
 
@@ -78,6 +79,7 @@ def train(
         GateFailed: the exported file does not compute what the network computes.
         SpeechseqError: another process of this training died, after the checkpoint is written.
     """
+    recipe = recipe if resume else settings_of_base(recipe)
     world, where = from_environment(), choose_device(device)
     resume = resume or (restarted() and begun_with(run, recipe))
     if not world.writes:
@@ -150,7 +152,7 @@ def prepare(
         recipe, vocabulary = read_run(run)
     else:
         refuse_run(run)
-    _check_precision(recipe, device)
+    _check_precision(recipe, device, note)
     torch.manual_seed(recipe.seed)
     torch.set_float32_matmul_precision("high" if recipe.training.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = recipe.training.tf32
@@ -158,7 +160,10 @@ def prepare(
     ready = read(recipe, vocabulary, world, note=note, show=show)
     vocabulary, data = ready.vocabulary, ready.data
     network = SpeechNetwork(recipe, len(vocabulary)).to(device)
-    fit_cmvn(network, *ready.sample)
+    if recipe.training.base and not resume:
+        start_from(network, recipe, vocabulary, note)
+    else:
+        fit_cmvn(network, *ready.sample)
     training = Training(
         recipe=recipe,
         run=run,
@@ -220,9 +225,12 @@ def listed(
     return Ready(vocabulary, data, validation, sample, says_of(split, validation, vocabulary))
 
 
-def _check_precision(recipe: Recipe, device: torch.device) -> None:
-    if recipe.training.precision == "fp16" and device.type == "cpu":
+def _check_precision(recipe: Recipe, device: torch.device, note: Note) -> None:
+    wanted = recipe.training.precision
+    if wanted == "fp16" and device.type == "cpu":
         raise ModelError("training.precision fp16: needs a GPU; use bf16 or fp32 on the CPU")
+    if computed_in(recipe, device) != PRECISIONS[wanted]:
+        note(f"training.precision {wanted}: this CPU has no instructions for it; computing in fp32")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from speechseq.alignment import frames_needed
 from speechseq.errors import DataError
 from speechseq.manifest import Utterance, shared_speakers, statistics
 from speechseq.recipe import Recipe
-from speechseq.tokens import Vocabulary
+from speechseq.tokens import NO_TEXT, Vocabulary
 from speechseq.training.data import Batches, LogMels, Progress, cached_log_mels
 from speechseq.training.encoder import SpeechNetwork, parameters
 
@@ -153,7 +153,9 @@ def drop_infeasible(recipe: Recipe, split: Split, note: Callable[[str], None]) -
 def lack_of(recipe: Recipe, utterance: Utterance, label: Sequence[int], frames: int) -> str:
     """Say why CTC cannot learn a label from so many frames; nothing where it can."""
     frames = recipe.model.output_frames(frames)
-    if recipe.model.head != "ctc" or (label and frames >= frames_needed(label)):
+    if recipe.model.head != "ctc" or utterance.text in NO_TEXT:
+        return ""
+    if label and frames >= frames_needed(label):
         return ""
     needs = f"{frames} frames for {utterance.text!r}, which needs {frames_needed(label)}"
     return needs + ("" if label else " and holds no token")

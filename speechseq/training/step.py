@@ -30,7 +30,7 @@ from speechseq.training.checkpoint import (
 from speechseq.training.data import Batch, Batches, Share
 from speechseq.training.distributed import World
 from speechseq.training.encoder import SpeechNetwork
-from speechseq.training.loss import Sums, loss_sums
+from speechseq.training.loss import Sums, loss_sums, two_view_sums
 from speechseq.training.preflight import Split
 from speechseq.training.run_folder import BAD_BATCH, WEIGHTS
 from speechseq.training.validation import Validation, validate
@@ -39,6 +39,16 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 """What the network computes in, by the name recipes give it; weights and loss stay fp32."""
 
 Note = Callable[[str], None]
+
+
+def computed_in(recipe: Recipe, device: torch.device) -> torch.dtype:
+    """Return what the network computes in: a CPU without bf16 instructions computes in fp32.
+
+    PyTorch would emulate them, several times slower, and has no bf16 LSTM there.
+    """
+    wanted = PRECISIONS[recipe.training.precision]
+    emulated = device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.float32 if wanted == torch.bfloat16 and emulated else wanted
 
 
 class FromFeatures(nn.Module):
@@ -115,7 +125,7 @@ class Training:
             # Only the last piece's gradients travel.
             with nullcontext() if last else self.world.apart(self.parallel):
                 part = self._sums(self.parallel, piece).over(
-                    labels, frames, settings.label_smoothing
+                    labels, frames, settings.label_smoothing, settings.consistency
                 )
                 # Gradients are averaged over processes, and the parts' sum is the mean.
                 scaled = self.scaler.scale(part * piece.weight * self.world.size)
@@ -136,25 +146,31 @@ class Training:
         return torch.tensor([labels, frames, float(stop)], device=self.device)
 
     def _sums(self, network: nn.Module, batch: Batch) -> Sums:
-        augment, recipe = self.recipe.augment, self.recipe
+        settings = self.recipe.training
         if not self.network.training:
             self.network.train()
         lengths = self._send(batch.lengths)
-        frames = spec_augment(
-            self.network.features.finish(self._send(batch.log_mels), lengths),
+        features = self.network.features.finish(self._send(batch.log_mels), lengths)
+        views = 2 if settings.consistency else 1
+        frames = torch.cat([self._masked(features, batch, view) for view in range(views)])
+        precision = computed_in(self.recipe, self.device)
+        with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
+            log_probs, sizes = network(frames, lengths.repeat(views))
+        sums = two_view_sums if views == 2 else loss_sums
+        return sums(log_probs, sizes, self._send(batch.labels), self._send(batch.label_lengths))
+
+    def _masked(self, features: Tensor, batch: Batch, view: int) -> Tensor:
+        """Return a batch's features with the masks of one view of them."""
+        augment, recipe = self.recipe.augment, self.recipe
+        return spec_augment(
+            features,
             batch.lengths,
             augment,
             mask_frames=round(augment.time_mask_seconds / recipe.features.hop_seconds),
             chances=[
-                np.random.default_rng([recipe.seed, self.progress.step, row, 1])
+                np.random.default_rng([recipe.seed, self.progress.step, row, 1 + view])
                 for row in batch.rows
             ],
-        )
-        precision = PRECISIONS[recipe.training.precision]
-        with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
-            log_probs, sizes = network(frames, lengths)
-        return loss_sums(
-            log_probs, sizes, self._send(batch.labels), self._send(batch.label_lengths)
         )
 
     def _send(self, tensor: Tensor) -> Tensor:
@@ -166,6 +182,9 @@ class Training:
     def _move(self, loss: float, pieces: Sequence[Batch]) -> None:
         """Step along the gradients, where they are finite."""
         progress, settings = self.progress, self.recipe.training
+        if progress.epoch < settings.frozen_epochs:
+            for parameter in self.network.encoder.parameters():
+                parameter.grad = None
         self.scaler.unscale_(self.optimiser)
         norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm))
         if math.isfinite(norm) and math.isfinite(loss):

@@ -1,0 +1,122 @@
+"""Strings of words out of recordings of single ones, alone or in noise: what to measure on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from speechseq.audio import write_wav
+from speechseq.errors import DataError
+from speechseq.manifest import Utterance, read_utterance, write_manifest
+
+
+@dataclass(frozen=True)
+class Composition:
+    """How strings are made; seconds, and decibels against full scale (`level_db`) or speech.
+
+    A string takes `shortest` to `longest` utterances of one speaker, each with a gap of
+    `gap_seconds` behind it (below 0: an overlap), and `margin_seconds` of silence at both ends.
+    Its speech has a level from `level_db`; noise lies `snr_db` under it, None for no noise.
+    """
+
+    strings: int = 300
+    shortest: int = 1
+    longest: int = 10
+    gap_seconds: tuple[float, float] = (-0.05, 0.5)
+    margin_seconds: tuple[float, float] = (0.1, 0.5)
+    level_db: tuple[float, float] = (-35.0, -15.0)
+    snr_db: float | None = None
+    seed: int = 0
+
+
+def write_strings(
+    utterances: Sequence[Utterance],
+    folder: Path,
+    rate: int,
+    settings: Composition,
+    noises: Sequence[np.ndarray] = (),
+) -> Path:
+    """Write composed strings as wav files and their manifest; return the manifest's path.
+
+    Raises:
+        DataError: `folder` holds a manifest already, or there is nothing to compose.
+        AudioError: an utterance cannot be read.
+    """
+    manifest = folder / "strings.jsonl"
+    if manifest.exists():
+        raise DataError(f"{manifest}: is there already; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for number, (samples, text, speaker) in enumerate(compose(utterances, rate, settings, noises)):
+        path = folder / f"{number:05d}.wav"
+        write_wav(path, samples, rate)
+        written.append(Utterance(path.name, len(samples) / rate, text, speaker, split="test"))
+    write_manifest(manifest, written)
+    return manifest
+
+
+def compose(
+    utterances: Sequence[Utterance],
+    rate: int,
+    settings: Composition,
+    noises: Sequence[np.ndarray] = (),
+) -> Iterator[tuple[np.ndarray, str, str]]:
+    """Yield strings as (samples, text, speaker). The same seed gives the same strings; with another
+    `snr_db` they are the same strings in more or less of the same noise.
+
+    Raises:
+        DataError: no utterances, or an `snr_db` without `noises`.
+        AudioError: an utterance cannot be read.
+    """
+    by_speaker: dict[str, list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        by_speaker[utterance.speaker].append(utterance)
+    if not by_speaker:
+        raise DataError("compose: no utterances; give a split that holds some")
+    if settings.snr_db is not None and not noises:
+        raise DataError("compose: a signal-to-noise ratio needs noise; give recordings of it")
+    speakers = sorted(by_speaker)
+    for number in range(settings.strings):
+        rng = np.random.default_rng([settings.seed, number])
+        speaker = speakers[number % len(speakers)]
+        count = int(rng.integers(settings.shortest, settings.longest + 1))
+        own = by_speaker[speaker]
+        chosen = [own[n] for n in rng.integers(len(own), size=count)]
+        speech, power = _string([read_utterance(u, rate) for u in chosen], rate, settings, rng)
+        level = 10 ** (rng.uniform(*settings.level_db) / 20) / max(np.sqrt(power), 1e-9)
+        samples = speech * level
+        if settings.snr_db is not None:
+            noise = _stretch(noises[int(rng.integers(len(noises)))], len(speech), rng)
+            wanted = power * level**2 * 10 ** (-settings.snr_db / 10)
+            samples = samples + noise * np.sqrt(wanted / max(np.mean(noise**2), 1e-12))
+        peak = np.abs(samples).max()
+        text = " ".join(u.text for u in chosen)
+        yield (samples / max(peak, 1.0)).astype(np.float32), text, speaker
+
+
+def _string(
+    clips: Sequence[np.ndarray], rate: int, settings: Composition, rng: np.random.Generator
+) -> tuple[np.ndarray, float]:
+    """Return clips one behind the other (samples,), and the mean power where there is speech."""
+    before, behind = (round(rng.uniform(*settings.margin_seconds) * rate) for _ in range(2))
+    starts, at = [], before
+    for clip in clips:
+        starts.append(max(at, 0))
+        at = starts[-1] + len(clip) + round(rng.uniform(*settings.gap_seconds) * rate)
+    ends = [start + len(clip) for start, clip in zip(starts, clips, strict=True)]
+    string = np.zeros(max(ends) + behind)
+    for start, end, clip in zip(starts, ends, clips, strict=True):
+        string[start:end] += clip
+    power = sum(float(np.sum(clip.astype(np.float64) ** 2)) for clip in clips)
+    return string, power / sum(map(len, clips))
+
+
+def _stretch(noise: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a random stretch (size,) of noise, which begins again where it ends."""
+    start = int(rng.integers(max(len(noise) - size, 0) + 1))
+    stretch: np.ndarray = np.take(noise, np.arange(start, start + size), mode="wrap")
+    return stretch.astype(np.float64)
