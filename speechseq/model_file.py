@@ -33,7 +33,9 @@ RUN_MODEL = "model.onnx"
 RUN_WEIGHTS = "weights.safetensors"
 RUN_RECIPE = "recipe.yaml"
 RUN_METRICS = "metrics.jsonl"
-"""What a run folder calls its exported model, best weights, resolved recipe and metrics."""
+RUN_DATA = "data.json"
+"""What a run folder calls its exported model, best weights, resolved recipe, metrics, and how much
+it learns from."""
 
 BUNDLED = Path(__file__).parent / "models"
 DEFAULT_MODEL = "digits"

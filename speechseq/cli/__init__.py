@@ -13,7 +13,18 @@ from types import ModuleType
 from typing import Any
 
 from speechseq import __version__
-from speechseq.cli import data, evaluate, export, models, plot, runs, train, transcribe
+from speechseq.cli import (
+    data,
+    evaluate,
+    export,
+    forecast,
+    init,
+    models,
+    plot,
+    runs,
+    train,
+    transcribe,
+)
 from speechseq.cli.terminal import note
 from speechseq.errors import SpeechseqError, UsageError
 
@@ -22,6 +33,7 @@ INTERRUPTED = 130
 
 COMMANDS: dict[str, ModuleType] = {
     "transcribe": transcribe,
+    "init": init,
     "train": train,
     "evaluate": evaluate,
     "export": export,
@@ -29,6 +41,7 @@ COMMANDS: dict[str, ModuleType] = {
     "models": models,
     "runs": runs,
     "plot": plot,
+    "forecast": forecast,
 }
 """Commands by name: modules with HELP, add_arguments(parser) and run(arguments)."""
 

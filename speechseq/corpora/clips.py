@@ -36,6 +36,15 @@ def clips_in(folder: Path) -> dict[str, Path]:
     return clips
 
 
+def hashed_speaker(name: str) -> str:
+    """Return the speaker that names such as Speech Commands' tell; none where they do not.
+
+    Of bed_0a7c2a8d_nohash_0, as of 0a7c2a8d_nohash_0, it is 0a7c2a8d.
+    """
+    hashed, marker, _ = name.partition("_nohash_")
+    return hashed.rpartition("_")[2] if marker else ""
+
+
 def folders_in(folder: Path) -> list[Path]:
     """List the folders in a folder by name, without hidden ones."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")

@@ -4,33 +4,43 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from speechseq.corpora.clips import clips_in, folders_in, measured, require
+from speechseq.corpora.clips import clips_in, folders_in, hashed_speaker, measured, require
 from speechseq.errors import DataError
 from speechseq.manifest import Corpus, Utterance
 
 SPLITS = ("train", "validation", "test")
+NOISE = "_background_noise_"
 
 
 def read(place: Path) -> list[Utterance]:
     """List the clips of every class, with a split of train.
 
-    Where the classes lie inside folders train, validation or test, those are the splits.
+    A folder of noise recordings, `_background_noise_`, is no class: training mixes them in.
+    Where the classes lie inside folders train, validation or test, those are the splits. Clips
+    called {speaker}_nohash_{n}, as in Speech Commands, name their speakers.
 
     Raises:
         DataError: there are no classes, or folders of splits lie beside folders of classes.
     """
     if not place.is_dir():
         raise DataError(f"{place}: not a folder; give one with a folder of clips for each class")
-    folders = folders_in(place)
+    folders = [path for path in folders_in(place) if path.name != NOISE]
     splits = [path for path in folders if path.name in SPLITS and not clips_in(path)]
     if splits and len(splits) != len(folders):
         odd = next(path.name for path in folders if path not in splits)
         raise DataError(f"{place}: {odd!r} lies beside {splits[0].name!r}; move it into a split")
     found = [
-        Utterance(str(clip), 0.0, label.name, split=parent.name if splits else "train")
+        Utterance(
+            str(clip),
+            0.0,
+            label.name,
+            hashed_speaker(name),
+            split=parent.name if splits else "train",
+        )
         for parent in splits or [place]
         for label in folders_in(parent)
-        for clip in clips_in(label).values()
+        if label.name != NOISE
+        for name, clip in clips_in(label).items()
     ]
     require(found, place, "{class}/*.wav")
     return measured(found)
@@ -41,4 +51,5 @@ CORPUS = Corpus(
     title="your own clips: one folder for each class",
     splits=(),
     read=read,
+    noise=NOISE,
 )

@@ -14,7 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from speechseq.audio import read_audio
-from speechseq.corpora.clips import clips_in, folders_in, measured, read_lines, require, stem
+from speechseq.corpora.clips import (
+    clips_in,
+    folders_in,
+    hashed_speaker,
+    measured,
+    read_lines,
+    require,
+    stem,
+)
 from speechseq.errors import DataError, UsageError, nearest
 from speechseq.files import Archive
 from speechseq.manifest import NOISE_TRAINING_SHARE, Corpus, Utterance
@@ -113,14 +121,10 @@ def _by_split(place: Path, folders: Iterable[Path]) -> dict[str, list[Utterance]
     for folder in folders:
         for name, path in clips_in(folder).items():
             split = listed.get(f"{folder.name}/{name}", "train")
-            found[split].append(Utterance(str(path), 0.0, folder.name, _speaker(name), split=split))
+            found[split].append(
+                Utterance(str(path), 0.0, folder.name, hashed_speaker(name), split=split)
+            )
     return found
-
-
-def _speaker(name: str) -> str:
-    """Return the speaker's hash: of bed_0a7c2a8d_nohash_0, as of 0a7c2a8d_nohash_0, 0a7c2a8d."""
-    hashed, marker, _ = name.partition("_nohash_")
-    return hashed.rpartition("_")[2] if marker else ""
 
 
 def _known(clips: Sequence[Utterance], known: Sequence[str]) -> list[Utterance]:
@@ -189,7 +193,7 @@ def _level(path: str) -> float:
 
 def _canonical(place: Path, classes: Sequence[str]) -> list[Utterance]:
     return [
-        Utterance(str(path), 0.0, label, _speaker(name), split=CANONICAL)
+        Utterance(str(path), 0.0, label, hashed_speaker(name), split=CANONICAL)
         for label in classes
         for name, path in clips_in(place / label).items()
     ]

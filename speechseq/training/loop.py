@@ -35,6 +35,7 @@ from speechseq.training.preflight import (
     make_split,
     preflight,
     says_of,
+    size_of,
     space_of,
     vocabulary_of,
 )
@@ -191,7 +192,7 @@ def prepare(
     if resume:
         training.take_up()
     elif world.writes:
-        begin_run(run, recipe, vocabulary)
+        begin_run(run, recipe, vocabulary, ready.sizes)
     return training
 
 
@@ -222,7 +223,9 @@ def listed(
         space=space_of(recipe, vocabulary),
     )
     sample = (split.log_mels, recipe.augment.speeds)
-    return Ready(vocabulary, data, validation, sample, says_of(split, validation, vocabulary))
+    sizes = {"train": size_of(split.utterances), "validation": size_of(held)}
+    says = says_of(split, validation, vocabulary)
+    return Ready(vocabulary, data, validation, sample, says, sizes)
 
 
 def _check_precision(recipe: Recipe, device: torch.device, note: Note) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,7 @@ class Ready:
     """All that training takes from its data, whether that is listed or streamed.
 
     `sample` is what global CMVN is set from, and the speeds it has; `says` is what preflight says
-    of the training split.
+    of the training split; `sizes` are both splits', as numbers.
     """
 
     vocabulary: Vocabulary
@@ -41,6 +41,7 @@ class Ready:
     validation: Split
     sample: tuple[LogMels, Sequence[float]]
     says: Sequence[str]
+    sizes: Mapping[str, Mapping[str, float]]
 
 
 RARE = 5
@@ -62,6 +63,12 @@ def says_of(training: Split, validation: Split, vocabulary: Vocabulary) -> list[
         _coverage(training, vocabulary),
         f"speakers in both: {both}",
     ]
+
+
+def size_of(utterances: Sequence[Utterance]) -> dict[str, float]:
+    """Count utterances and their seconds."""
+    seconds = sum(utterance.duration for utterance in utterances)
+    return {"utterances": len(utterances), "seconds": round(seconds, 3)}
 
 
 def counted(name: str, split: Split) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import yaml
 from speechseq import __version__
 from speechseq.errors import ModelError
 from speechseq.files import atomic_write
-from speechseq.model_file import RUN_METRICS, RUN_MODEL, RUN_RECIPE, RUN_WEIGHTS
+from speechseq.model_file import RUN_DATA, RUN_METRICS, RUN_MODEL, RUN_RECIPE, RUN_WEIGHTS
 from speechseq.recipe import Recipe, recipe_from_dict
 from speechseq.recogniser import Recogniser
 from speechseq.tokens import Vocabulary
@@ -29,8 +30,10 @@ BAD_BATCH = "bad_batch.jsonl"
 MODEL = RUN_MODEL
 
 
-def begin_run(run: Path, recipe: Recipe, vocabulary: Vocabulary) -> None:
-    """Make a run folder with what a training starts from.
+def begin_run(
+    run: Path, recipe: Recipe, vocabulary: Vocabulary, sizes: Mapping[str, Mapping[str, float]]
+) -> None:
+    """Make a run folder with what a training starts from; `sizes` say how much each split holds.
 
     Raises:
         ModelError: a run is there already.
@@ -46,6 +49,7 @@ def begin_run(run: Path, recipe: Recipe, vocabulary: Vocabulary) -> None:
     for name, text in (
         (VOCABULARY, json.dumps(vocabulary.to_dict(), ensure_ascii=False)),
         (VERSIONS, json.dumps(versions)),
+        (RUN_DATA, json.dumps(sizes)),
         (RECIPE, yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)),
     ):
         with atomic_write(run / name) as file:

@@ -42,6 +42,7 @@ from speechseq.training.preflight import (
     Ready,
     counted,
     make_split,
+    size_of,
     spells_joins,
 )
 
@@ -278,7 +279,11 @@ def streamed(
         counted("validation", validation),
         f"{vocabulary.kind}: {len(vocabulary)}; steps of the first epoch: {data.steps_of(0):,}",
     ]
-    return Ready(vocabulary, data, validation, (data.opening(), (1.0,)), says)
+    sizes = {
+        "train": {"utterances": index.utterances, "seconds": round(index.seconds, 3)},
+        "validation": size_of(held),
+    }
+    return Ready(vocabulary, data, validation, (data.opening(), (1.0,)), says, sizes)
 
 
 def _check(index: Index, recipe: Recipe, ranks: int) -> None:

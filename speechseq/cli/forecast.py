@@ -1,0 +1,35 @@
+"""speechseq forecast: how good more recordings would make it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from speechseq.errors import UsageError
+
+HELP = "how good more recordings would make it, from runs on less of them"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Fit error = a · clips^-b through runs trained on parts of the data "
+        "(data.clips_per_class=10, 30, 100 …) and say what more clips would give."
+    )
+    parser.add_argument("inputs", nargs="+", metavar="RUN", help="run folder")
+    parser.add_argument("-o", "--output", type=Path, metavar="PNG", help="draw a picture, too")
+    parser.add_argument("--force", action="store_true", help="write over the picture")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from speechseq.forecast import draw_forecast, fit_laws, forecast_text, read_point
+
+    output = arguments.output
+    if output and output.suffix.lower() != ".png":
+        raise UsageError(f"{output}: a PNG is drawn; end its name in .png")
+    if output and os.path.lexists(output) and not arguments.force:
+        raise UsageError(f"{output}: is there already; --force writes over it")
+    laws = fit_laws([read_point(name) for name in arguments.inputs])
+    print(forecast_text(laws))
+    if output:
+        draw_forecast(laws, output, overwrite=arguments.force)

@@ -1,0 +1,186 @@
+"""How good more recordings would make a recogniser: a power law through runs on less of them.
+
+Source: Hestness et al. 2017, Deep Learning Scaling is Predictable, Empirically.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speechseq.errors import DataError, ModelError, SpeechseqError
+from speechseq.files import atomic_write
+from speechseq.model_file import RUN_DATA, RUN_RECIPE
+from speechseq.recipe_file import read_recipe
+from speechseq.run_table import best_row, read_metrics
+
+TIMES = (2, 4, 8)
+"""The forecast is for so many times the most clips that were tried."""
+
+DRAWS = 2000
+"""Draws of the validation errors, for the forecast's interval."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A run: how many clips it learnt from, its error (a share of 1) on so many others."""
+
+    run: str
+    start: str
+    clips: int
+    error: float
+    validated: int
+
+
+@dataclass(frozen=True)
+class Law:
+    """error = factor · clips ** -exponent, through the points of one way to start."""
+
+    start: str
+    points: Sequence[Point]
+    factor: float
+    exponent: float
+
+    def __call__(self, clips: float) -> float:
+        """Return the error that so many clips would give."""
+        return min(self.factor * clips**-self.exponent, 1.0)
+
+    def interval(self, clips: float) -> tuple[float, float]:
+        """Return the 95 % interval of that error, over draws of the validation utterances.
+
+        It does not hold what the law itself may have wrong.
+        """
+        rng = np.random.default_rng(0)
+        found = []
+        for _ in range(DRAWS):
+            errors = [rng.binomial(p.validated, _likely(p)) / p.validated for p in self.points]
+            factor, exponent = _fit([p.clips for p in self.points], errors, self.points)
+            found.append(min(factor * clips**-exponent, 1.0))
+        low, high = np.quantile(found, [0.025, 0.975]).tolist()
+        return low, high
+
+
+def read_point(run: str | os.PathLike[str]) -> Point:
+    """Read what a run learnt from and its best validation error.
+
+    Raises:
+        ModelError: it is not a run folder, was not validated, or does not say what it learnt from.
+    """
+    run = Path(run)
+    if not (run / RUN_RECIPE).is_file():
+        raise ModelError(f"{run}: not a run folder (no {RUN_RECIPE}); name one that was trained")
+    best, base = best_row(read_metrics(run)), read_recipe(run / RUN_RECIPE).training.base
+    try:
+        sizes = json.loads((run / RUN_DATA).read_text(encoding="utf-8"))
+        clips, validated = (int(sizes[split]["utterances"]) for split in ("train", "validation"))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ModelError(f"{run}: does not say what it learnt from; train it again") from None
+    if best is None:
+        raise ModelError(f"{run}: was not validated yet; train on and try again")
+    start = f"from {Path(base).name}" if base else "from scratch"
+    return Point(str(run), start, clips, best["validation_error"], validated)
+
+
+def fit_laws(points: Sequence[Point]) -> list[Law]:
+    """Fit one law to the runs of each way to start: from scratch, or from a base.
+
+    Raises:
+        DataError: there are not two sizes of data with any of them.
+    """
+    laws = []
+    for start in dict.fromkeys(point.start for point in points):
+        own = sorted((p for p in points if p.start == start), key=lambda p: p.clips)
+        if len({p.clips for p in own}) > 1:
+            factor, exponent = _fit([p.clips for p in own], [p.error for p in own], own)
+            laws.append(Law(start, own, factor, exponent))
+    if not laws:
+        raise DataError(
+            "forecast: needs runs on two sizes of data or more; train with data.clips_per_class=N"
+        )
+    return laws
+
+
+def _fit(
+    clips: Sequence[int], errors: Sequence[float], points: Sequence[Point]
+) -> tuple[float, float]:
+    """Return factor and exponent of the line through the logarithms, by least squares.
+
+    Half an error is added, so that none has a logarithm; few errors are uncertain, and weigh less.
+    """
+    counts = np.array([e * p.validated + 0.5 for e, p in zip(errors, points, strict=True)])
+    shares = counts / np.array([p.validated + 1.0 for p in points])
+    slope, offset = np.polyfit(np.log(clips), np.log(shares), 1, w=np.sqrt(counts))
+    return float(np.exp(offset)), float(-slope)
+
+
+def _likely(point: Point) -> float:
+    return min((point.error * point.validated + 0.5) / (point.validated + 1.0), 1.0)
+
+
+def forecast_text(laws: Sequence[Law]) -> str:
+    """Return what was measured and what more clips would give, as lines for a terminal."""
+    return "\n".join(line for law in laws for line in _lines(law))
+
+
+def _lines(law: Law) -> list[str]:
+    lines = [f"{law.start}:"]
+    lines += [f"  {p.clips:>7,} clips  {100 * p.error:6.2f} %  {p.run}" for p in law.points]
+    if law.exponent <= 0:
+        return [*lines, "  more clips did not help here; nothing can be forecast"]
+    most = law.points[-1].clips
+    for times in TIMES:
+        low, high = law.interval(times * most)
+        lines.append(
+            f"  {times * most:>7,} clips  about {100 * law(times * most):.2f} % "
+            f"({100 * low:.2f}–{100 * high:.2f})"
+        )
+    halved = 2 ** (1 / law.exponent)
+    return [*lines, f"  {halved:.1f} times the clips halve the errors"]
+
+
+def draw_forecast(laws: Sequence[Law], path: str | Path, *, overwrite: bool = False) -> None:
+    """Draw errors over clips, both logarithmic, with the laws and their intervals, as a PNG file.
+
+    Raises:
+        SpeechseqError: matplotlib is not installed.
+        DataError: the file cannot be written, or is there and `overwrite` is false.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import StrMethodFormatter
+    except ImportError:
+        raise SpeechseqError(
+            f"{path}: pictures need matplotlib; pip install 'speechseq[train]'"
+        ) from None
+    figure = Figure(figsize=(7.0, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    for number, law in enumerate(laws):
+        _draw(axes, law, f"C{number}")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis, form in ((axes.xaxis, "{x:,.0f}"), (axes.yaxis, "{x:g}")):
+        axis.set_major_formatter(StrMethodFormatter(form))
+    axes.set_xlabel("clips to learn from")
+    axes.set_ylabel("validation error (%)")
+    axes.grid(visible=True, which="both", alpha=0.2)
+    axes.legend(frameon=False)
+    with atomic_write(path, overwrite=overwrite) as file:
+        FigureCanvasAgg(figure).print_png(file)
+
+
+def _draw(axes: Any, law: Law, colour: str) -> None:
+    clips = [p.clips for p in law.points]
+    axes.plot(clips, [100 * p.error for p in law.points], "o", color=colour, label=law.start)
+    wide = np.geomspace(clips[0], max(TIMES) * clips[-1], 40)
+    axes.plot(wide, [100 * law(n) for n in wide], "--", color=colour, linewidth=1.2)
+    beyond = np.geomspace(clips[-1], max(TIMES) * clips[-1], 8)
+    low, high = zip(*(law.interval(n) for n in beyond), strict=True)
+    shares = [[100 * max(value, 1e-6) for value in values] for values in (low, high)]
+    axes.fill_between(beyond, *shares, color=colour, alpha=0.15)
