@@ -1,0 +1,124 @@
+"""speechseq forecast: the law through runs on parts of the data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from speechseq.cli import main
+from speechseq.errors import DataError, ModelError
+from speechseq.forecast import Point, draw_forecast, fit_laws, forecast_text, read_point
+
+
+def points(factor: float, exponent: float, *, validated: int = 10**7, start: str = "from scratch"):
+    return [
+        Point(f"runs/{clips}", start, clips, factor * clips**-exponent, validated)
+        for clips in (400, 1200, 4000)
+    ]
+
+
+@pytest.mark.parametrize(("factor", "exponent"), [(2.0, 0.5), (30.0, 1.1), (0.4, 0.2)])
+def test_a_power_law_is_found_again(factor: float, exponent: float) -> None:
+    (law,) = fit_laws(points(factor, exponent))
+    assert law.exponent == pytest.approx(exponent, rel=1e-3)
+    assert law(32_000) == pytest.approx(factor * 32_000**-exponent, rel=1e-2)
+    low, high = law.interval(32_000)
+    assert low <= law(32_000) <= high
+    assert high - low < 0.1 * law(32_000)
+
+
+def test_few_validation_clips_make_it_uncertain() -> None:
+    widths = []
+    for validated in (100, 10_000):
+        (law,) = fit_laws(points(2.0, 0.5, validated=validated))
+        low, high = law.interval(8000)
+        widths.append(high - low)
+    assert widths[0] > 3 * widths[1]
+
+
+def test_no_error_at_all_is_no_trouble() -> None:
+    found = [Point("a", "from scratch", 100, 0.1, 50), Point("b", "from scratch", 400, 0.0, 50)]
+    (law,) = fit_laws(found)
+    assert 0 < law(1600) < 0.05
+
+
+def test_an_error_is_never_over_one() -> None:
+    (law,) = fit_laws([Point("a", "s", 10, 0.9, 500), Point("b", "s", 1000, 0.3, 500)])
+    assert law(1) == 1.0
+    assert law.interval(1)[1] == 1.0
+
+
+def test_each_way_to_start_has_its_own_law() -> None:
+    both = points(2.0, 0.5) + points(0.5, 0.4, start="from digits")
+    one, other = fit_laws(both)
+    assert (one.start, other.start) == ("from scratch", "from digits")
+    text = forecast_text([one, other])
+    assert "  8,000 clips  about 2.24 %" in text
+    assert "4.0 times the clips halve the errors" in text
+
+
+def test_more_clips_that_do_not_help_are_said_to() -> None:
+    laws = fit_laws([Point("a", "s", 10, 0.2, 5000), Point("b", "s", 100, 0.3, 5000)])
+    assert "more clips did not help here; nothing can be forecast" in forecast_text(laws)
+
+
+def test_one_size_is_not_enough() -> None:
+    with pytest.raises(DataError, match=r"needs runs on two sizes of data or more"):
+        fit_laws([Point("a", "s", 10, 0.2, 50), Point("b", "s", 10, 0.3, 50)])
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    """Return a function that makes a run folder as a training leaves it."""
+
+    def make(name: str, clips: int, error: float, base: str = "") -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "recipe.yaml").write_text(f"name: x\ntraining: {{base: '{base}'}}\n")
+        sizes = {"train": {"utterances": clips}, "validation": {"utterances": 200}}
+        (folder / "data.json").write_text(json.dumps(sizes))
+        row = {"epoch": 1, "seconds": 1.0, "validation_error": error, "validation_loss": 1.0}
+        (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        return folder
+
+    return make
+
+
+def test_points_are_read_from_runs(run) -> None:
+    folder = run("a", 40, 0.25)
+    assert read_point(folder) == Point(str(folder), "from scratch", 40, 0.25, 200)
+    assert read_point(run("b", 40, 0.25, "models/digits.onnx")).start == "from digits.onnx"
+
+
+def test_runs_that_say_too_little(run, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="not a run folder"):
+        read_point(tmp_path / "nowhere")
+    folder = run("a", 40, 0.25)
+    (folder / "data.json").write_text("{}")
+    with pytest.raises(ModelError, match="does not say what it learnt from"):
+        read_point(folder)
+    folder = run("b", 40, 0.25)
+    (folder / "metrics.jsonl").unlink()
+    with pytest.raises(ModelError, match="was not validated yet"):
+        read_point(folder)
+
+
+def test_the_command_prints_and_draws(run, tmp_path: Path, capsys) -> None:
+    runs = [str(run(f"r{clips}", clips, error)) for clips, error in ((40, 0.4), (160, 0.2))]
+    picture = tmp_path / "f.png"
+    assert main(["forecast", *runs, "-o", str(picture)]) == 0
+    assert "320 clips  about 14" in capsys.readouterr().out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert main(["forecast", *runs, "-o", str(picture)]) == 2
+    assert main(["forecast", *runs, "-o", str(picture), "--force"]) == 0
+    assert main(["forecast", *runs, "-o", str(tmp_path / "f.jpg")]) == 2
+    assert main(["forecast", runs[0]]) == 1
+    assert "two sizes of data" in capsys.readouterr().err
+
+
+def test_pictures_differ_with_the_laws(tmp_path: Path) -> None:
+    for name, exponent in (("a", 0.5), ("b", 0.2)):
+        draw_forecast(fit_laws(points(2.0, exponent)), tmp_path / f"{name}.png")
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()

@@ -1,0 +1,254 @@
+"""speechseq init: splits, task and recipe from one's own data, and that it trains unchanged."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import RATE, TONES, tone
+
+from speechseq.audio import write_wav
+from speechseq.cli import main
+from speechseq.errors import DataError
+from speechseq.manifest import Utterance, read_manifest, shared_speakers, write_manifest
+from speechseq.proposal import (
+    HELD_SHARE,
+    SPLITS,
+    are_classes,
+    corpus_of,
+    propose,
+    recipe_text,
+    split,
+    write_proposal,
+)
+from speechseq.recipe_file import read_recipe
+
+
+def utterances(count: int, *, speakers: int = 0, texts: int = 4, seconds: float = 1.0):
+    """Utterances of so many texts and speakers, in turns."""
+    return [
+        Utterance(
+            f"clips/{n}.wav",
+            seconds,
+            f"text{n % texts}",
+            f"s{n // texts % speakers}" if speakers else "",
+            split="train",
+        )
+        for n in range(count)
+    ]
+
+
+def parts(found: list[Utterance]) -> dict[str, list[Utterance]]:
+    return {name: [u for u in found if u.split == name] for name in SPLITS}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder a class, 60 clips of three tones, without speakers."""
+    for label, hertz in TONES.items():
+        (tmp_path / "mine" / label).mkdir(parents=True)
+        for number in range(20):
+            path = tmp_path / "mine" / label / f"{number}.wav"
+            write_wav(path, tone(hertz, 0.3, seed=number), RATE)
+    return tmp_path / "mine"
+
+
+# Splits
+
+
+@pytest.mark.parametrize("speakers", [4, 9, 40])
+def test_known_speakers_are_heard_in_one_split_only(speakers: int) -> None:
+    found, how = split(utterances(800, speakers=speakers))
+    by_split = parts(found)
+    assert "by speakers" in how
+    for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        assert not shared_speakers(by_split[one], by_split[other])
+    assert all(by_split.values())
+    assert len(by_split["train"]) >= 400
+    assert len(found) == 800
+
+
+def test_without_speakers_every_text_gives_its_share() -> None:
+    found, how = split(utterances(400, texts=4))
+    assert "evenly" in how
+    for name in ("validation", "test"):
+        counts = Counter(u.text for u in parts(found)[name])
+        assert set(counts.values()) == {round(HELD_SHARE * 100)}
+
+
+def test_a_few_clips_without_a_speaker_do_not_undo_the_rest() -> None:
+    clips = utterances(400, speakers=10)
+    noise = [Utterance(f"noise/{n}.wav", 1.0, "text0", "", split="train") for n in range(20)]
+    assert "by speakers" in split(clips + noise)[1]
+    assert "evenly" in split(clips + noise * 5)[1]
+
+
+def test_little_data_is_not_split_three_ways() -> None:
+    found, _ = split(utterances(60))
+    assert not parts(found)["test"]
+    assert parts(found)["validation"]
+
+
+def test_splits_of_the_data_are_kept() -> None:
+    clips = [
+        Utterance(f"{n}.wav", 1.0, "a", split=name)
+        for n, name in enumerate(["train"] * 5 + ["dev"] * 3 + ["test"] * 2)
+    ]
+    found, how = split(clips)
+    assert "as the data has them" in how
+    assert [u.split for u in found] == ["train"] * 5 + ["validation"] * 3 + ["test"] * 2
+
+
+def test_only_validation_is_made_where_a_test_split_is_there() -> None:
+    test = [Utterance(f"t{n}.wav", 1.0, "text0", split="test") for n in range(9)]
+    found, _ = split(utterances(400) + test)
+    assert {u.audio_filepath for u in parts(found)["test"]} == {u.audio_filepath for u in test}
+    assert parts(found)["validation"]
+
+
+def test_more_clips_leave_the_others_where_they_were() -> None:
+    before = {u.audio_filepath: u.split for u in split(utterances(400, speakers=20))[0]}
+    assert split(utterances(400, speakers=20)[::-1])[0][0].split == before["clips/399.wav"]
+
+
+# Task
+
+
+@pytest.mark.parametrize(
+    ("clips", "expected"),
+    [
+        (utterances(60, texts=5), True),
+        (utterances(60, texts=5, seconds=6.0), False),
+        (utterances(60, texts=40), False),
+        (utterances(60, texts=1), False),
+    ],
+)
+def test_few_short_texts_are_classes(clips: list[Utterance], expected: bool) -> None:
+    assert are_classes(clips) == expected
+
+
+def test_layouts_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    assert corpus_of(folder) == "folder"
+    for name, kind in (("a.csv", "csv"), ("a.jsonl", "jsonl")):
+        (tmp_path / name).touch()
+        assert corpus_of(tmp_path / name) == kind
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "train.csv").touch()
+    assert corpus_of(tmp_path / "lists") == "csv"
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(DataError, match=r"neither a folder of clips nor \.csv nor \.jsonl"):
+        corpus_of(tmp_path / "a.txt")
+    with pytest.raises(DataError, match="no such file or folder"):
+        corpus_of(tmp_path / "nowhere")
+
+
+def test_sentences_are_spelt_and_few_words_are_a_lexicon(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(60):
+        path = tmp_path / f"{number}.wav"
+        write_wav(path, tone(400, 4.0), RATE)
+        text = " ".join(rng.choice(["turn", "left", "right", "on", "off"], 4))
+        rows.append(Utterance(str(path), 4.0, text, f"s{number % 6}"))
+    write_manifest(tmp_path / "mine.jsonl", rows)
+    proposal = propose(tmp_path / "mine.jsonl", "mine")
+    recipe = written(proposal, tmp_path)
+    assert recipe.data.tokens == "characters"
+    assert recipe.model.head == "ctc"
+    assert recipe.decoding.decoder == "lexicon"
+    assert recipe.features.rate == 8000
+
+
+def written(proposal, tmp_path: Path):
+    path = tmp_path / "proposed.yaml"
+    path.write_text(recipe_text(proposal, "mine: #1", tmp_path / "a b.jsonl"), encoding="utf-8")
+    recipe = read_recipe(path)
+    assert recipe.name == "mine: #1"
+    assert recipe.data.root == str(tmp_path / "a b.jsonl")
+    return recipe
+
+
+@pytest.mark.parametrize("clips", [60, 900, 3000, 20_000])
+def test_the_network_grows_with_the_data(clips: int) -> None:
+    from speechseq.proposal import _model, _training
+
+    sizes = [_model(n, n * 1.0, True)["hidden"][0] for n in (clips, clips * 10)]
+    assert sizes[0] <= sizes[1]
+    steps = _training(clips, clips * 1.0, True, "")
+    assert 15 <= steps["epochs"][0] <= 200
+    assert _training(clips, clips * 1.0, True, "digits")["frozen_epochs"][0] >= 1
+
+
+# The command
+
+
+def test_init_writes_what_trains_unchanged(
+    folder: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "tones", "--from", str(folder)]) == 0
+    out, err = capsys.readouterr()
+    assert out == "tones/recipe.yaml\n"
+    assert "no speakers are known" in err
+    assert "under 30 clips to learn from: high 17, low 17, mid 17" in err
+    manifest = read_manifest(tmp_path / "tones" / "data.jsonl")
+    assert Counter(u.split for u in manifest) == {"train": 51, "validation": 9}
+    small = ["training.epochs=2", "model.hidden=8", "augment.speeds=[1.0]"]
+    assert main(["train", "tones/recipe.yaml", *small, "--device", "cpu"]) == 0
+    assert main(["evaluate", "runs/tones", "--split", "validation"]) == 0
+    sizes = json.loads((tmp_path / "runs" / "tones" / "data.json").read_text())
+    assert sizes["train"]["utterances"] == len(parts(manifest)["train"])
+
+
+def test_init_with_a_base_keeps_the_bases_network(folder: Path, tmp_path: Path) -> None:
+    recipe = written(propose(folder, "mine", "digits"), tmp_path)
+    assert recipe.training.base == "digits"
+    assert recipe.training.frozen_epochs >= 1
+    text = (tmp_path / "proposed.yaml").read_text()
+    assert "hidden" not in text
+    assert "features:" not in text
+
+
+def test_init_writes_over_nothing(folder: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "tones", "--from", str(folder)]) == 0
+    before = (tmp_path / "tones" / "recipe.yaml").read_bytes()
+    assert main(["init", "tones", "--from", str(folder)]) == 1
+    assert "is there already" in capsys.readouterr().err
+    assert (tmp_path / "tones" / "recipe.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--from", "nowhere"], 1, "nowhere: no such file or folder"),
+        (["--from", "mine", "--base", "digitz"], 1, "did you mean 'digits'"),
+        ([], 2, "--from"),
+    ],
+)
+def test_init_says_what_is_wrong(
+    folder: Path, tmp_path: Path, arguments, code: int, says: str, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "tones", *arguments]) == code
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "tones").exists()
+
+
+def test_too_little_to_hold_some_out(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "a").mkdir(parents=True)
+    write_wav(tmp_path / "mine" / "a" / "1.wav", tone(300, 0.3), RATE)
+    with pytest.raises(DataError, match="too few to hold some out; record more"):
+        propose(tmp_path / "mine", "mine")
+
+
+def test_a_proposal_is_whole_or_not_there(folder: Path, tmp_path: Path) -> None:
+    proposal = propose(folder, "mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "data.jsonl").write_text("mine\n")
+    with pytest.raises(DataError, match=r"data\.jsonl: is there already"):
+        write_proposal(proposal, "mine", tmp_path / "out")
+    assert not (tmp_path / "out" / "recipe.yaml").exists()
