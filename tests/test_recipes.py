@@ -29,7 +29,7 @@ SMALL = (
 
 LAYOUT_HAS = {
     "an4": ["data.validation_speakers=1"],
-    "speech_commands": ["data.words=['yes', 'no']"],
+    "speech_commands": ["data.words=['yes', 'no']", "data.others=[]"],
 }
 """What the small trees of layouts.py have instead of what a recipe asks for."""
 

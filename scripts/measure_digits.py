@@ -1,0 +1,123 @@
+"""The digits model on strings of test digits, clean and in noise, and where no digit is spoken.
+
+    python scripts/measure_digits.py [MODEL] [--work runs/digits_strings]
+
+Composes 300 strings of one to ten digits from FSDD's test clips (seed 0), mixes them with the noise
+recordings of Speech Commands, which no training of digits hears, and counts the words heard in
+noise, in silence and in speech without digits. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from speechseq.audio import read_audio
+from speechseq.compose import Composition, write_strings
+from speechseq.corpora import CORPORA
+from speechseq.corpora.clips import clips_in
+from speechseq.corpora.fsdd import WORDS
+from speechseq.errors import SpeechseqError
+from speechseq.evaluation import Score, evaluate
+from speechseq.manifest import Utterance, read_manifest, read_utterance
+from speechseq.model_file import DEFAULT_MODEL
+from speechseq.recogniser import Recogniser, load
+
+SNRS: tuple[float | None, ...] = (None, 20, 15, 10, 5, 0)
+PIECE_SECONDS = 10.0
+"""Noise is recognised in pieces so long."""
+
+LEVELS_DB = (-50.0, -30.0, -15.0)
+"""Levels of the noise, against full scale."""
+
+SPEECH_CLIPS = 600
+
+
+def noises(rate: int) -> list[np.ndarray]:
+    """Return the noise recordings of Speech Commands."""
+    corpus = CORPORA["speech_commands"]
+    folder = corpus.locate() / corpus.noise
+    return [read_audio(path, rate) for path in clips_in(folder).values()]
+
+
+def strings(work: Path, rate: int, snr_db: float | None) -> list[Utterance]:
+    """Return the composed strings at a signal-to-noise ratio; they are made once."""
+    folder = work / ("clean" if snr_db is None else f"{snr_db:g}_db")
+    manifest = folder / "strings.jsonl"
+    if not manifest.exists():
+        how = Composition(snr_db=snr_db)
+        write_strings(CORPORA["fsdd"].utterances("test"), folder, rate, how, noises(rate))
+    return read_manifest(manifest)
+
+
+def words_a_minute(recogniser: Recogniser, clips: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Return how many words are heard in a minute of clips, and how many minutes they are."""
+    minutes = sum(map(len, clips)) / recogniser.rate / 60
+    heard = sum(len(recogniser.transcribe(clip).words) for clip in clips)
+    return heard / minutes, minutes
+
+
+def noise_pieces(rate: int) -> list[np.ndarray]:
+    """Return the noise recordings in pieces, each at every one of LEVELS_DB."""
+    size = round(PIECE_SECONDS * rate)
+    pieces = []
+    for noise in noises(rate):
+        for start in range(0, len(noise) - size // 2, size):
+            piece = noise[start : start + size]
+            level = max(float(np.sqrt(np.mean(piece**2))), 1e-9)
+            pieces += [piece * np.float32(10 ** (db / 20) / level) for db in LEVELS_DB]
+    return [np.clip(piece, -1, 1) for piece in pieces]
+
+
+def other_speech(corpus: str, split: str, rate: int) -> list[np.ndarray]:
+    """Return clips of a corpus whose texts hold no digit."""
+    found = [
+        u for u in CORPORA[corpus].utterances(split) if not set(WORDS) & set(u.text.lower().split())
+    ]
+    return [read_utterance(u, rate) for u in found[:: max(len(found) // SPEECH_CLIPS, 1)]]
+
+
+def _percent(score: Score) -> str:
+    return f"{100 * score.value:.2f} % ({100 * score.low:.2f}–{100 * score.high:.2f})"
+
+
+def measure(recogniser: Recogniser, work: Path) -> None:
+    """Print both tables."""
+    print("| noise | digit error rate | strings right |\n|---|---|---|")
+    for snr_db in SNRS:
+        report = evaluate(recogniser, strings(work, recogniser.rate, snr_db))
+        assert report.wer
+        name = "none" if snr_db is None else f"{snr_db:g} dB below"
+        print(f"| {name} | {_percent(report.wer)} | {_percent(report.accuracy)} |", flush=True)
+    print("\n| no digits in it | words a minute | minutes |\n|---|---|---|")
+    rate = recogniser.rate
+    for name, clips in (
+        ("noise", noise_pieces(rate)),
+        ("digital silence", [np.zeros(round(PIECE_SECONDS * rate), np.float32)] * 12),
+        ("Arabic commands", other_speech("arabic_speech_commands", "validation", rate)),
+        ("English commands", other_speech("speech_commands", "validation", rate)),
+    ):
+        heard, minutes = words_a_minute(recogniser, clips)
+        print(f"| {name} | {heard:.1f} | {minutes:.1f} |", flush=True)
+
+
+def main() -> int:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", nargs="?", default=DEFAULT_MODEL)
+    parser.add_argument("--work", type=Path, default=Path("runs/digits_strings"))
+    arguments = parser.parse_args()
+    try:
+        measure(load(arguments.model), arguments.work)
+    except SpeechseqError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
