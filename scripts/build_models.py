@@ -28,8 +28,13 @@ from speechseq.training.run_folder import MODEL, WEIGHTS, read_run
 
 ROOT = Path(__file__).parents[1]
 
-SOURCES = {"digits": ROOT / "recipes" / "fsdd" / "digits.yaml"}
-"""Bundled models and the recipes they come from; each recipe's card stands beside it."""
+SOURCES = {
+    "digits": (ROOT / "recipes" / "fsdd" / "digits.yaml", "test"),
+    "commands-en": (ROOT / "recipes" / "speech_commands" / "nine_classes.yaml", "canonical-test"),
+    "commands-ar": (ROOT / "recipes" / "arabic_speech_commands" / "commands.yaml", "validation"),
+}
+"""Bundled models: the recipe each comes from, whose card stands beside it, and the split that it is
+measured on."""
 
 
 def percent(score: Score) -> str:
@@ -60,19 +65,19 @@ def markdown(card: dict[str, Any]) -> str:
 
 
 def build(name: str, run: Path) -> None:
-    """Train (where `run` is not there), evaluate on the test split, export with the card.
+    """Train (where `run` is not there), evaluate, export with the card.
 
     Raises:
         SpeechseqError: as training, evaluation and export.
     """
-    source = SOURCES[name]
+    source, split = SOURCES[name]
     if not (run / MODEL).is_file():
         train(read_recipe(source), run, note=lambda text: print(text, file=sys.stderr))
     recipe, vocabulary = read_run(run)
-    report = evaluate(load(run), load_split(recipe.data, recipe.data.test_split, recipe.seed))
+    report = evaluate(load(run), load_split(recipe.data, split, recipe.seed))
     text = yaml.safe_load(source.with_suffix(".card.yaml").read_text(encoding="utf-8"))
     network = load_network(run / WEIGHTS, recipe, len(vocabulary))
-    measured = scores(report, recipe.data.test_split)
+    measured = scores(report, split)
     card = card_of(network, recipe, {**text, "name": name, "seed": recipe.seed, "scores": measured})
     clips = load_split(recipe.data, "validation", recipe.seed)
     target = BUNDLED / f"{name}.onnx"
