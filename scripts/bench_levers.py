@@ -96,7 +96,7 @@ def step(network: Network, data: tuple[Tensor, ...]) -> Callable[[], None]:
     frames, lengths, labels, label_lengths = data
 
     def run() -> None:
-        loss = loss_of(*network(frames, lengths), labels, label_lengths, 0.0)
+        loss = loss_of(*network(frames, lengths), labels, label_lengths)
         loss.backward()  # type: ignore[no-untyped-call]
 
     return run

@@ -90,7 +90,7 @@ def bench_epoch(recipe: Recipe, folder: str, batches: int) -> None:
         frames, lengths, labels, label_lengths = ready[number]
         network.zero_grad(set_to_none=True)
         outcome = network.from_features(frames, lengths)
-        loss = loss_of(*outcome, labels, label_lengths, recipe.training.label_smoothing)
+        loss = loss_of(*outcome, labels, label_lengths, recipe.training)
         loss.backward()  # type: ignore[no-untyped-call]
 
     bare(0)
@@ -179,7 +179,7 @@ def plain_steps(training: Training) -> Iterator[int]:
     while True:
         for frames, lengths, labels, label_lengths in loader:
             log_probs, sizes = network(frames, lengths)
-            loss = loss_of(log_probs, sizes, labels, label_lengths, 0.0)
+            loss = loss_of(log_probs, sizes, labels, label_lengths)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), recipe.training.clip_norm)

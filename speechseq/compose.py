@@ -12,6 +12,7 @@ import numpy as np
 from speechseq.audio import write_wav
 from speechseq.errors import DataError
 from speechseq.manifest import Utterance, read_utterance, write_manifest
+from speechseq.tokens import NO_TEXT
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def compose(
             wanted = power * level**2 * 10 ** (-settings.snr_db / 10)
             samples = samples + noise * np.sqrt(wanted / max(np.mean(noise**2), 1e-12))
         peak = np.abs(samples).max()
-        text = " ".join(u.text for u in chosen)
+        text = " ".join(u.text for u in chosen if u.text not in NO_TEXT)
         yield (samples / max(peak, 1.0)).astype(np.float32), text, speaker
 
 

@@ -61,7 +61,9 @@ def metadata(
     """Return the metadata to write into an ONNX file. Places on the maker's disk are left out."""
     settings = recipe.to_dict()
     settings["data"]["root"] = ""
-    settings["training"]["base"] = Path(settings["training"]["base"]).name
+    for model in ("base", "teacher"):
+        if place := settings["training"][model]:
+            settings["training"][model] = Path(place).absolute().name
     values = {
         "format": FORMAT,
         "vocabulary": json.dumps(vocabulary.to_dict(), ensure_ascii=False),

@@ -160,7 +160,9 @@ class AugmentSettings:
     up to `join_overlap_seconds`. Up to `margin_seconds` of silence are put before and behind.
     `reverberation_probability` of the utterances sound as in a room, whose reverberation time is
     up to `reverberation_seconds`.
-    `shift_seconds` moves an utterance either way inside its length. `noise_probability` of the
+    `splice` adds so many examples for each utterance that are none of the words: the first half of
+    one and the second half of another (classes with `_unknown_` only). `shift_seconds` moves an
+    utterance either way inside its length. `noise_probability` of the
     utterances get noise at a level between `noise_low_db` and `noise_high_db` signal-to-noise
     ratio: made noise, and the corpus' own recordings where it has any. `gain_db` is the
     largest change of level either way. Masks are SpecAugment's; their width in time is seconds.
@@ -171,6 +173,7 @@ class AugmentSettings:
     join: int = 1
     join_gap_seconds: float = 0.3
     join_overlap_seconds: float = 0.0
+    splice: float = 0.0
     margin_seconds: float = 0.0
     reverberation_probability: float = 0.0
     reverberation_seconds: float = 0.6
@@ -197,7 +200,9 @@ class TrainingSettings:
     training stops; 0 never stops early. `consistency` is the weight of agreement between two views
     of each utterance, masked differently; 0 makes but one. `base` is a model (bundled name, file or
     run) to start from: its features, front end and recurrent layers; the head is new, unless the
-    tokens are the same, and learns alone for `frozen_epochs`.
+    tokens are the same, and learns alone for `frozen_epochs`. `teacher` is a larger model of the
+    same features and tokens, whose log-probabilities are learnt with `teacher_weight`, the texts
+    with the rest.
     """
 
     epochs: int = 30
@@ -215,6 +220,8 @@ class TrainingSettings:
     consistency: float = 0.0
     base: str = ""
     frozen_epochs: int = 0
+    teacher: str = ""
+    teacher_weight: float = 0.5
     ema: float = 0.998
     patience: int = 0
     validate_every: int = 1
@@ -300,6 +307,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "augment.join": (1, 32),
     "augment.join_gap_seconds": (0.0, 10.0),
     "augment.join_overlap_seconds": (0.0, 1.0),
+    "augment.splice": (0.0, 1.0),
     "augment.margin_seconds": (0.0, 10.0),
     "augment.reverberation_probability": (0.0, 1.0),
     "augment.reverberation_seconds": (0.05, 10.0),
@@ -323,6 +331,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "training.label_smoothing": (0.0, 0.9),
     "training.consistency": (0.0, 100.0),
     "training.frozen_epochs": (0, 100_000),
+    "training.teacher_weight": (0.0, 1.0),
     "training.ema": (0.0, 0.99999),
     "training.patience": (0, 100_000),
     "training.validate_every": (1, 100_000),
@@ -439,6 +448,8 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield "model.time_stride over 4 would step over frames; lower it or use front_end stack"
     if augment.join > 1 and model.head != "ctc":
         yield "augment.join makes strings, which need model.head ctc; set it to 1"
+    if augment.splice and model.head != "classify":
+        yield "augment.splice makes clips of no class, which need model.head classify; set it to 0"
     if not augment.speeds or not all(0.25 <= speed <= 4 for speed in augment.speeds):
         yield "augment.speeds holds a factor outside 0.25 to 4; correct it"
     if augment.noise_low_db > augment.noise_high_db:

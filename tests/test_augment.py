@@ -20,8 +20,11 @@ from speechseq.training.augment import (
     coloured_noise,
     join,
     mix_noise,
+    put_margins,
+    reverberate,
     shift,
     spec_augment,
+    uneven_noise,
     warp_vocal_tract,
 )
 from speechseq.training.features import LogMel
@@ -120,12 +123,173 @@ def test_noise_is_as_far_below_as_asked(ratio: int, size: int, noise_size: int) 
     assert _loud_decibels(clip) - _loud_decibels(added) == pytest.approx(ratio, abs=0.01)
 
 
+@given(st.lists(st.integers(1, 12), min_size=2, max_size=5), st.data())
+def test_joining_adds_powers_where_neighbours_overlap(
+    sizes: list[int], data: st.DataObject
+) -> None:
+    gaps = [data.draw(st.integers(-15, 4)) for _ in sizes[1:]]
+    pieces = [rng(n).uniform(-8, 2, (size, 3)).astype(np.float32) for n, size in enumerate(sizes)]
+    moves = [
+        size + max(gap, -(min(size, after) // 2))
+        for size, after, gap in zip(sizes, sizes[1:], gaps, strict=False)
+    ]
+    power = np.zeros((sum(moves) + sizes[-1], 3))
+    for start, piece in zip(np.cumsum([0, *moves]), pieces, strict=True):
+        power[start : start + len(piece)] += np.exp(piece)
+    joined = join(pieces, FEATURES, gaps)
+    assert joined.dtype == np.float32
+    expected = np.log(np.where(power > 0, power, FEATURES.floor))
+    np.testing.assert_allclose(joined, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("gap", "length"), [(-1, 13), (-2, 12), (-9, 12), (0, 14), (3, 17)])
+def test_neighbours_overlap_by_half_of_the_shorter_at_most(gap: int, length: int) -> None:
+    pieces = [np.zeros((10, 2), np.float32), np.zeros((4, 2), np.float32)]
+    joined = join(pieces, FEATURES, [gap])
+    assert len(joined) == length
+    both = np.isclose(joined, np.log(2)).all(axis=1)
+    assert both.sum() == max(14 - length, 0)
+
+
+def test_what_overlaps_is_speech_and_not_the_silence_at_the_edges() -> None:
+    settings = dataclasses.replace(FEATURES, edge_seconds=0.03)
+    speech = np.zeros((6, 1), np.float32)
+    piece = put_margins(speech, settings, 3, 3)
+    joined = join([piece, piece], settings, [-2])[:, 0]
+    expected = [*[FLOOR] * 3, *[0.0] * 4, *[np.log(2)] * 2, *[0.0] * 4, *[FLOOR] * 3]
+    np.testing.assert_allclose(joined, expected, rtol=1e-6)
+
+
+@given(st.integers(1, 9), st.integers(0, 9), st.integers(0, 9))
+def test_margins_are_silence_around(size: int, before: int, behind: int) -> None:
+    clip = rng(size).uniform(-8, 2, (size, 3)).astype(np.float32)
+    wide = put_margins(clip, FEATURES, before, behind)
+    assert wide.dtype == np.float32
+    assert wide.shape == (before + size + behind, 3)
+    np.testing.assert_array_equal(wide[before : before + size], clip)
+    around = np.concatenate([wide[:before], wide[before + size :]])
+    np.testing.assert_allclose(around, FLOOR, rtol=1e-6)
+
+
+def test_margins_are_drawn_for_both_ends_up_to_their_longest() -> None:
+    settings = AugmentSettings(margin_seconds=0.04)
+    seen = set()
+    for seed in range(200):
+        clip = augment(np.ones((5, 20), np.float32), FEATURES, settings, [], rng(seed))
+        spoken = np.flatnonzero(clip[:, 0] > 0)
+        assert len(spoken) == 5
+        seen.add((int(spoken[0]), len(clip) - 1 - int(spoken[-1])))
+    assert seen == {(before, behind) for before in range(5) for behind in range(5)}
+
+
+ROOMS = [(0.05, 0.0), (0.3, 7.0), (0.6, 15.0), (10.0, 3.0)]
+
+
+def impulse(frames: int, level: float = 1e6) -> np.ndarray:
+    """One loud frame, then next to nothing: log-mels (frames, 2)."""
+    power = np.full((frames, 2), 1e-30)
+    power[0] = level
+    return np.log(power)
+
+
+@pytest.mark.parametrize(("seconds", "direct_db"), ROOMS[1:])
+def test_a_room_falls_by_60_db_in_its_reverberation_time(seconds: float, direct_db: float) -> None:
+    hops = round(seconds / FEATURES.hop_seconds)
+    room = np.exp(reverberate(impulse(hops + 2), FEATURES, seconds, direct_db))
+    assert room[0] == pytest.approx(1e6, rel=1e-6), "the direct sound stays as it is"
+    np.testing.assert_allclose(10 * np.log10(room[1] / room[1 + hops]), 60.0, atol=0.01)
+    falls = np.diff(10 * np.log10(room[1:, 0]))
+    np.testing.assert_allclose(falls, falls[0], atol=0.01)
+
+
+@pytest.mark.parametrize(("seconds", "direct_db"), ROOMS)
+def test_all_reflections_are_so_far_below_the_direct_sound(
+    seconds: float, direct_db: float
+) -> None:
+    frames = round(2 * seconds / FEATURES.hop_seconds) + 50
+    room = np.exp(reverberate(impulse(frames), FEATURES, seconds, direct_db))[:, 0]
+    assert 10 * np.log10(room[0] / room[1:].sum()) == pytest.approx(direct_db, abs=0.01)
+
+
+@pytest.mark.parametrize(("seconds", "direct_db"), ROOMS)
+def test_a_room_equals_its_recursion(seconds: float, direct_db: float) -> None:
+    """late_t = d (late_{t-1} + s x_{t-1}), y_t = x_t + late_t, from loud to silent and back."""
+    clip = rng(4).uniform(FLOOR, 12, (60, 5)).astype(np.float32)
+    clip[20:40] = FLOOR
+    decay = 10 ** (-6 * 0.01 / seconds)
+    share = 10 ** (-direct_db / 10) * (1 - decay) / decay
+    late, expected = np.zeros(5), []
+    powers = np.exp(clip.astype(np.float64))
+    for before, power in zip([np.zeros(5), *powers], powers, strict=False):
+        late = decay * (late + share * before)
+        expected.append(np.log(power + late))
+    found = reverberate(clip, FEATURES, seconds, direct_db)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=5e-3)
+
+
+@given(st.floats(0.05, 10), st.floats(0, 15), st.integers(1, 60), st.integers(0, 99))
+def test_a_room_takes_nothing_away(seconds: float, direct_db: float, size: int, seed: int) -> None:
+    clip = rng(seed).uniform(FLOOR, 14, (size, 4)).astype(np.float32)
+    clip[:, rng(seed).random(4) < 0.5] = FLOOR
+    room = reverberate(clip, FEATURES, seconds, direct_db)
+    assert room.shape == clip.shape
+    assert np.isfinite(room).all()
+    assert (room >= clip - 1e-3).all()
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_so_many_clips_are_put_into_a_room(probability: float) -> None:
+    settings = AugmentSettings(reverberation_probability=probability)
+    changed = sum(
+        not np.array_equal(augment(CLIP, FEATURES, settings, [], rng(seed)), CLIP)
+        for seed in range(200)
+    )
+    assert changed / 200 == pytest.approx(probability, abs=0.1)
+
+
+def test_a_room_leaves_the_edges_silent() -> None:
+    features = dataclasses.replace(FEATURES, edge_seconds=0.03)
+    clip = augment(CLIP, features, AugmentSettings(reverberation_probability=1.0), [], rng())
+    np.testing.assert_allclose(clip[[0, 1, 2, -3, -2, -1]], FLOOR, rtol=1e-6)
+    assert (clip[3:-3] >= CLIP[3:-3] - 1e-3).all()
+
+
+def spread_db(noise: np.ndarray) -> tuple[float, float]:
+    """Standard deviations of a noise's levels: over moments of 50 ms, and over eighth bands."""
+    moments = noise.astype(np.float64)[: len(noise) // 400 * 400].reshape(-1, 400)
+    spectrum = np.abs(np.fft.rfft(noise.astype(np.float64))) ** 2
+    bands = [band.mean() for band in np.array_split(spectrum[1:], 8)]
+    return tuple(float(np.std(10 * np.log10(x))) for x in ((moments**2).mean(axis=1), bands))
+
+
+def test_uneven_noise_swells_and_has_strong_bands_where_white_noise_has_none() -> None:
+    uneven = [spread_db(uneven_noise(40000, 8000, rng(seed))) for seed in range(20)]
+    white = [spread_db(coloured_noise(40000, 0.0, rng(seed))) for seed in range(20)]
+    for found, even in zip(zip(*uneven, strict=True), zip(*white, strict=True), strict=True):
+        assert np.median(found) > 3 * np.median(even)
+        assert 2 < np.median(found) < 12, "by some 8 dB"
+
+
+@pytest.mark.parametrize(("samples", "rate"), [(80000, 8000), (40001, 16000), (900, 8000)])
+def test_uneven_noise_has_its_level_and_follows_from_its_generator(samples: int, rate: int) -> None:
+    one, again, other = (uneven_noise(samples, rate, rng(seed)) for seed in (0, 0, 1))
+    assert one.shape == (samples,) and one.dtype == np.float32
+    assert one.std() == pytest.approx(0.1, rel=1e-3)
+    assert np.isfinite(one).all()
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
 SETTINGS = {
     "nothing": AugmentSettings(),
     "shift": AugmentSettings(shift_seconds=0.1),
     "gain": AugmentSettings(gain_db=6.0),
     "noise": AugmentSettings(noise_probability=1.0),
-    "all": AugmentSettings(shift_seconds=0.1, gain_db=6.0, noise_probability=0.5),
+    "room": AugmentSettings(reverberation_probability=1.0),
+    "all": AugmentSettings(
+        shift_seconds=0.1, gain_db=6.0, noise_probability=0.5, reverberation_probability=0.5
+    ),
 }
 CLIP = rng(5).uniform(-8, 2, (40, 20)).astype(np.float32)
 NOISES = [rng(6).uniform(-8, 2, (30, 20)).astype(np.float32)]

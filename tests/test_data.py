@@ -21,9 +21,11 @@ from speechseq.errors import AudioError, DataError
 from speechseq.files import CACHE_VARIABLE, cache_folder
 from speechseq.manifest import Utterance, read_manifest
 from speechseq.recipe import FeatureSettings, Recipe, recipe_from_dict
+from speechseq.tokens import BLANK_TOKEN, NO_TEXT
 from speechseq.training import data as data_module
 from speechseq.training.augment import NOISE_TILTS
 from speechseq.training.data import (
+    UNEVEN_NOISES,
     LogMels,
     Share,
     TrainingData,
@@ -31,6 +33,13 @@ from speechseq.training.data import (
     collate,
     noise_log_mels,
     validation_batches,
+)
+from speechseq.training.preflight import (
+    Split,
+    drop_infeasible,
+    lack_of,
+    space_of,
+    vocabulary_of,
 )
 
 FEATURES = FeatureSettings(rate=8000, mels=20, low_hz=60.0)
@@ -179,6 +188,14 @@ def test_gaps_stay_under_their_longest() -> None:
     assert sizes == set(range(14, 14 + 11))
 
 
+@pytest.mark.parametrize(("overlap", "shortest"), [(0.01, 13), (0.02, 12), (0.5, 12)])
+def test_overlaps_stay_under_their_longest(overlap: float, shortest: int) -> None:
+    more = {"join_gap_seconds": 0.03, "join_overlap_seconds": overlap}
+    data = training_data([5, 9], recipe(augment={"join": 2, **more}))
+    sizes = {int(data.batch([[(0, 0), (1, 0)]], 0, n, [0]).lengths[0]) for n in range(400)}
+    assert sizes == set(range(shortest, 14 + 4))
+
+
 def test_validation_holds_every_utterance_once_and_unchanged() -> None:
     clips = log_mels([9, 3, 7, 5, 1], speeds=2)
     labels = [[number] * number for number in range(5)]
@@ -201,6 +218,61 @@ def test_collating_pads_with_zeros() -> None:
     assert batch.log_mels.tolist() == [[[1.0] * 3] * 2, [[2.0] * 3, [0.0] * 3]]
     assert batch.labels.tolist() == [1, 2]
     assert batch.label_lengths.tolist() == [2, 0]
+
+
+# ---- speech that is no text ----
+
+
+@pytest.mark.parametrize("label", NO_TEXT)
+def test_what_is_no_word_is_kept_for_ctc_and_other_empty_texts_are_not(label: str) -> None:
+    made = recipe(data={"tokens": "words"})
+    assert lack_of(made, Utterance("a.wav", 1.0, label), [], 1) == ""
+    for text in ("", "  "):
+        lack = lack_of(made, Utterance("a.wav", 1.0, text), [], 9)
+        assert lack == f"9 frames for {text!r}, which needs 0 and holds no token"
+    classes = recipe(data={"tokens": "classes"}, model={"head": "classify"})
+    assert lack_of(classes, Utterance("a.wav", 1.0, label), [0], 1) == ""
+
+
+def test_only_utterances_that_should_have_a_text_are_dropped() -> None:
+    texts = ["one", *NO_TEXT, "", "one one"]
+    utterances = [Utterance(f"{n}.wav", 1.0, text) for n, text in enumerate(texts)]
+    labels = [[1], [], [], [], [1, 1]]
+    split = Split(utterances, log_mels([5, 5, 5, 5, 2]), labels, texts)
+    notes: list[str] = []
+    kept = drop_infeasible(recipe(data={"tokens": "words"}), split, notes.append)
+    assert [u.text for u in kept.utterances] == ["one", *NO_TEXT]
+    assert list(kept.labels) == [[1], [], []]
+    assert kept.log_mels.lengths.tolist() == [[5], [5], [5]]
+    assert [note.split(":")[0] for note in notes] == ["dropped 3.wav", "dropped 4.wav"]
+
+
+@pytest.mark.parametrize("first", [*NO_TEXT, ""])
+def test_the_space_between_joined_utterances_does_not_hang_on_the_first_text(first: str) -> None:
+    made = recipe(augment={"join": 2})
+    utterances = [Utterance("a.wav", 1.0, text) for text in (first, "ba")]
+    vocabulary = vocabulary_of(made, utterances)
+    assert vocabulary.tokens == (BLANK_TOKEN, " ", "a", "b")
+    assert space_of(made, vocabulary) == [1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "joined"),
+    [
+        ([[1], [], [2]], [1, 9, 2]),
+        ([[], [1], [2]], [1, 9, 2]),
+        ([[1], [2], []], [1, 9, 2]),
+        ([[], [1, 1], []], [1, 1]),
+        ([[], [], []], []),
+    ],
+)
+def test_spaces_stand_between_texts_alone(labels: list[list[int]], joined: list[int]) -> None:
+    utterances = [Utterance(f"{n}.wav", 1.0, "") for n in range(3)]
+    made = recipe(augment={"join": 3})
+    data = TrainingData(utterances, log_mels([5, 9, 7]), labels, [], made, space=[9])
+    batch = data.batch([[(0, 0), (1, 0), (2, 0)]], 0, 0, [0])
+    assert batch.labels.tolist() == joined
+    assert batch.label_lengths.tolist() == [len(joined)]
 
 
 # ---- the cache ----
@@ -381,10 +453,13 @@ def noisy(corpus: str, root: Path, probability: float = 0.5) -> Recipe:
 def test_without_a_folder_noise_is_coloured(tmp_path: Path) -> None:
     made = noisy("yesno", make_layout("yesno", tmp_path))
     noises = noise_log_mels(made, CORPORA["yesno"])
-    assert len(noises) == len(NOISE_TILTS)
+    assert len(noises) == len(NOISE_TILTS) + UNEVEN_NOISES
     assert {noise.shape for noise in noises} == {(1001, 4)}
-    tilts = [float((noise[:, -1] - noise[:, 0]).mean()) for noise in noises]
+    coloured, uneven = noises[: len(NOISE_TILTS)], noises[len(NOISE_TILTS) :]
+    tilts = [float((noise[:, -1] - noise[:, 0]).mean()) for noise in coloured]
     assert tilts == sorted(tilts, reverse=True)
+    wander = [[noise.mean(axis=1).std() for noise in some] for some in (coloured, uneven)]
+    assert min(wander[1]) > max(wander[0]), "they swell and fade"
     for one, again in zip(noises, noise_log_mels(made, CORPORA["yesno"]), strict=True):
         np.testing.assert_array_equal(one, again)
 
@@ -399,7 +474,7 @@ def test_training_hears_the_first_part_of_a_recording_alone(tmp_path: Path) -> N
     noises = noise_log_mels(
         noisy("arabic_speech_commands", place), CORPORA["arabic_speech_commands"]
     )
-    assert len(noises) == len(NOISE_TILTS) + 1
+    assert len(noises) == len(NOISE_TILTS) + UNEVEN_NOISES + 1
     assert noises[-1].shape == (16000 // 80 + 1, 4)
     np.testing.assert_allclose(noises[-1][:-3], np.log(1e-6), rtol=1e-3)
 

@@ -184,13 +184,49 @@ def test_last_pooling_is_pytorchs_final_hidden_state() -> None:
     torch.testing.assert_close(head(states, inputs, lengths)[0][:, 0], expected)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "attention"])
-def test_pooling_weights_sum_to_1_and_are_0_beyond_the_end(pooling: str) -> None:
-    settings = ModelSettings(head="classify", pooling=pooling, hidden=4)
+@pytest.mark.parametrize(("pooling", "heads"), [("mean", 1), ("attention", 1), ("attention", 3)])
+def test_pooling_weights_sum_to_1_and_are_0_beyond_the_end(pooling: str, heads: int) -> None:
+    torch.manual_seed(0)
+    settings = ModelSettings(head="classify", pooling=pooling, hidden=4, attention_heads=heads)
     encoder = Encoder(3, settings)
     weights = ClassifyHead(encoder, 2, settings).weights(torch.randn(2, 5, 8), torch.tensor([5, 2]))
-    torch.testing.assert_close(weights.sum(1), torch.ones(2, 1))
+    torch.testing.assert_close(weights.sum(1), torch.ones(2, heads))
     assert weights[1, 2:].abs().max() == 0
+    assert weights[1, :2].min() > 0
+    for head in range(1, heads):
+        assert not torch.allclose(weights[..., head], weights[..., 0]), "heads look apart"
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("skip_input", [False, True])
+def test_attention_equals_its_equations(heads: int, skip_input: bool) -> None:
+    """a = softmax(H w + b) over time; the heads' means lie side by side, of x_t their mean."""
+    torch.manual_seed(0)
+    settings = ModelSettings(
+        head="classify", pooling="attention", hidden=4, attention_heads=heads, skip_input=skip_input
+    )
+    head = ClassifyHead(Encoder(3, settings), 5, settings)
+    states, inputs = torch.randn(2, 7, 8), torch.randn(2, 7, 3)
+    found, lengths = head(states, inputs, torch.tensor([7, 4]))
+    assert lengths.tolist() == [1, 1]
+    for row, size in enumerate((7, 4)):
+        own, entries = states[row, :size], inputs[row, :size]
+        looks = [
+            (own @ w + b).exp() / (own @ w + b).exp().sum()
+            for w, b in zip(head.attention.weight, head.attention.bias, strict=True)
+        ]
+        state = torch.cat([(a.unsqueeze(1) * own).sum(0) for a in looks])
+        scores = head.output.state.weight @ state + head.output.state.bias
+        if skip_input:
+            entry = sum((a.unsqueeze(1) * entries).sum(0) for a in looks) / heads
+            scores = scores + head.output.input.weight @ entry
+        torch.testing.assert_close(found[row, 0], scores.log_softmax(0), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("more", [{}, {"skip_input": True, "bidirectional": False}])
+def test_several_heads_keep_padding_out(more: dict[str, bool]) -> None:
+    several = {"head": "classify", "pooling": "attention", "attention_heads": 3}
+    assert_padding_changes_nothing(network(**several, **more))
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -60,6 +60,13 @@ def test_classifiers(pooling: str, more: dict[str, object], tmp_path: Path) -> N
     assert_parity(tmp_path / "m.onnx", {"head": "classify", "pooling": pooling, **more}, {})
 
 
+@pytest.mark.parametrize("heads", [2, 5])
+@pytest.mark.parametrize("more", [{}, {"skip_input": True}, {"projection": 9}])
+def test_several_attention_heads(heads: int, more: dict[str, object], tmp_path: Path) -> None:
+    model = {"head": "classify", "pooling": "attention", "attention_heads": heads, **more}
+    assert_parity(tmp_path / "m.onnx", model, {})
+
+
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 @pytest.mark.parametrize("stride", [1, 2, 3, 4])
 def test_front_ends(front_end: str, stride: int, tmp_path: Path) -> None:

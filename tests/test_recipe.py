@@ -235,6 +235,18 @@ CONTRADICTIONS = [
         "model.projection mixes both directions' last states; use pooling mean",
     ),
     (
+        "model: {attention_heads: 2}",
+        "model.attention_heads are for model.head classify with pooling attention; set 1",
+    ),
+    (
+        "{model: {head: classify, pooling: mean, attention_heads: 2}, data: {tokens: classes}}",
+        "model.attention_heads are for model.head classify with pooling attention; set 1",
+    ),
+    (
+        "training: {frozen_epochs: 1}",
+        "training.frozen_epochs waits for nothing without training.base; set it to 0",
+    ),
+    (
         "{augment: {vocal_tract: 0.1}, features: {mel_scale: slaney}}",
         "augment.vocal_tract warps HTK mels; use features.mel_scale htk",
     ),
@@ -245,6 +257,10 @@ CONTRADICTIONS = [
     (
         "{model: {head: classify}, data: {tokens: classes}, augment: {join: 2}}",
         "augment.join makes strings, which need model.head ctc; set it to 1",
+    ),
+    (
+        "augment: {splice: 0.1}",
+        "augment.splice makes clips of no class, which need model.head classify; set it to 0",
     ),
     ("augment: {speeds: []}", "augment.speeds holds a factor outside 0.25 to 4; correct it"),
     ("augment: {speeds: [1, 5]}", "augment.speeds holds a factor outside 0.25 to 4; correct it"),
@@ -259,6 +275,12 @@ CONTRADICTIONS = [
 @pytest.mark.parametrize(("text", "says"), CONTRADICTIONS)
 def test_contradictions(refusal, text: str, says: str) -> None:
     assert refusal(text).startswith(says)
+
+
+def test_what_goes_together_is_read(recipe) -> None:
+    heads = "model: {head: classify, pooling: attention, attention_heads: 2}"
+    assert recipe(heads, "data.tokens=classes").model.attention_heads == 2
+    assert recipe("training: {frozen_epochs: 1, base: digits}").training.frozen_epochs == 1
 
 
 def test_every_contradiction_is_tested() -> None:

@@ -29,6 +29,7 @@ SMALL = (
 
 LAYOUT_HAS = {
     "an4": ["data.validation_speakers=1"],
+    "arabic_speech_commands": ["training.teacher=''"],
     "speech_commands": ["data.words=['yes', 'no']", "data.others=[]"],
 }
 """What the small trees of layouts.py have instead of what a recipe asks for."""

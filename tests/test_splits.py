@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,23 @@ from layouts import make_layout
 
 from speechseq.corpora import CORPORA
 from speechseq.errors import DataError, SpeechseqError, UsageError
-from speechseq.manifest import Utterance, read_manifest, write_manifest
+from speechseq.manifest import (
+    CORPORA_VARIABLE,
+    Utterance,
+    read_manifest,
+    read_utterance,
+    write_manifest,
+)
 from speechseq.recipe import DataSettings
-from speechseq.splits import corpus_options, hold_out, load_split, training_splits
+from speechseq.splits import (
+    corpus_options,
+    first_of_each_text,
+    hold_out,
+    load_split,
+    other_speech,
+    training_splits,
+)
+from speechseq.tokens import UNKNOWN
 
 FRACTION = DataSettings(validation_fraction=0.25)
 
@@ -180,3 +195,155 @@ def test_a_manifest_without_validation_gives_a_part(tmp_path: Path) -> None:
     train, held = training_splits(settings, 0)
     assert (len(train), len(held)) == (16, 4)
     assert len(read_manifest(path)) == 20
+
+
+# ---- few clips of each text ----
+
+
+def spoken(count: int) -> list[Utterance]:
+    """Three texts; of "c" there are but two clips."""
+    texts = ["a", "b"] * count
+    texts[3:3] = ["c", "c"]
+    return [Utterance(f"/x/clips/{n}.wav", 1.0, text) for n, text in enumerate(texts)]
+
+
+@given(st.integers(1, 12), st.integers(1, 14), st.integers(0, 9))
+def test_few_of_each_text_are_among_more(count: int, most: int, seed: int) -> None:
+    everything = spoken(count + 2)
+    few, more = (first_of_each_text(everything, n, seed) for n in (most, most + 1))
+    assert Counter(u.text for u in few) == {
+        "a": min(most, count + 2), "b": min(most, count + 2), "c": min(most, 2)
+    }  # fmt: skip
+    assert {u.key for u in few} <= {u.key for u in more}
+    assert few == [u for u in everything if u in few], "the order is kept"
+    turned = first_of_each_text(everything[::-1], most, seed)
+    assert {u.key for u in turned} == {u.key for u in few}
+
+
+def test_which_of_a_text_depends_on_the_seed() -> None:
+    chosen = {tuple(u.key for u in first_of_each_text(spoken(20), 3, seed)) for seed in range(5)}
+    assert len(chosen) == 5
+
+
+def test_no_limit_takes_all() -> None:
+    assert first_of_each_text(spoken(5), 0, 0) == spoken(5)
+
+
+def test_training_takes_few_clips_of_each_text_and_validation_all(
+    at: Callable[..., DataSettings],
+) -> None:
+    settings = at("arabic_speech_commands")
+    train, held = training_splits(settings, 0)
+    few, same = training_splits(dataclasses.replace(settings, clips_per_class=2), 0)
+    assert Counter(u.text for u in few) == dict.fromkeys({u.text for u in train}, 2)
+    assert len(train) == 12 and few == [u for u in train if u in few]
+    assert same == held
+
+
+# ---- speech of other corpora ----
+
+OTHERS = {"mini_librispeech": 3, "librispeech": 9, "speech_commands": 24}
+"""Utterances in their training splits: "the cat's yes" in 1.5 s, or single words in 1 s."""
+
+
+@pytest.fixture
+def around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of corpora that stand where they are looked for."""
+    monkeypatch.setenv(CORPORA_VARIABLE, str(tmp_path))
+    for name in OTHERS:
+        make_layout(name, tmp_path)
+    return tmp_path
+
+
+def words(count: int, text: str = "seven", seconds: float = 0.7) -> list[Utterance]:
+    return [Utterance(f"/own/{text}/{n}.wav", seconds, text, "me") for n in range(count)]
+
+
+def others(*names: str, share: float = 0.5) -> DataSettings:
+    return DataSettings(others=names, others_share=share)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.2, 4), (0.5, 16), (0.9, 24)])
+def test_other_speech_makes_its_share_where_there_is_enough(
+    around: Path, share: float, count: int
+) -> None:
+    found = other_speech(words(16), others("speech_commands", share=share), 0)
+    assert len(found) == len({u.key for u in found}) == count
+    assert all(u.text == UNKNOWN for u in found)
+    if count < 24:
+        assert count / (count + 16) == pytest.approx(share, abs=0.02)
+
+
+def test_other_speech_comes_evenly_from_training_splits(around: Path) -> None:
+    found = other_speech(words(18), others(*OTHERS, share=0.25), 0)
+    at = Counter(Path(u.audio_filepath).relative_to(around).parts[0] for u in found)
+    assert at == {"mini_librispeech": 2, "LibriSpeech": 2, "speech_commands_v0.02": 2}
+    assert {u.split for u in found} <= {
+        "train", "train-clean-5", "train-clean-100", "train-clean-360", "train-other-500"
+    }  # fmt: skip
+    everything = other_speech(words(200), others(*OTHERS), 0)
+    assert len(everything) == sum(OTHERS.values())
+
+
+def test_other_speech_holds_none_of_ones_own_words(around: Path) -> None:
+    own = [*words(50), *words(50, "Bed YES")]
+    found = other_speech(own, others(*OTHERS), 0)
+    assert {Path(u.audio_filepath).parent.name for u in found} == {"no", "cat"}
+    assert len(found) == 12
+
+
+def test_words_are_the_same_in_any_case(around: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = CORPORA["speech_commands"]
+
+    def loud(place: Path) -> list[Utterance]:
+        return [dataclasses.replace(u, text=u.text.upper()) for u in commands.read(place)]
+
+    monkeypatch.setitem(CORPORA, "loud", dataclasses.replace(commands, read=loud))
+    found = other_speech(words(50, "bed no cat"), others("loud"), 0)
+    assert {Path(u.audio_filepath).parent.name for u in found} == {"yes"}
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.2, 2.0])
+def test_other_speech_is_cut_to_the_longest_of_ones_own(around: Path, seconds: float) -> None:
+    own = [*words(99, seconds=0.2), *words(1, "two", seconds=seconds)]
+    found = other_speech(own, others("librispeech", "speech_commands"), 0)
+    assert len(found) == 33
+    for utterance in found:
+        whole = 1.0 if "speech_commands" in utterance.audio_filepath else 1.5
+        assert utterance.duration == min(whole, seconds)
+        assert 0 <= utterance.offset <= whole - utterance.duration + 1e-9
+    assert len(read_utterance(found[0], 8000)) == round(found[0].duration * 8000)
+    starts = {u.offset for u in found if u.duration == seconds}
+    assert len(starts) > 5 or seconds == 2.0, "stretches begin anywhere"
+
+
+def test_other_speech_follows_from_the_seed(around: Path) -> None:
+    one, again, other = (other_speech(words(9), others(*OTHERS), seed) for seed in (0, 0, 1))
+    assert one == again != other
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "says"),
+    [
+        ("an5", UsageError, "unknown data.others 'an5'; did you mean 'an4'"),
+        ("jsonl", UsageError, "data.others: jsonl needs a place; name a public corpus"),
+        ("an4", DataError, "an4: not found at .*data download an4"),
+    ],
+)
+def test_other_corpora_that_cannot_be_had_are_named(
+    around: Path, name: str, kind: type[SpeechseqError], says: str
+) -> None:
+    with pytest.raises(kind, match=says) as error:
+        other_speech(words(9), others("speech_commands", name), 0)
+    assert "\n" not in str(error.value)
+
+
+def test_other_speech_is_for_training_alone(around: Path, at: Callable[..., DataSettings]) -> None:
+    settings = at("fsdd", validation_fraction=0.25)
+    with_others = dataclasses.replace(settings, others=("speech_commands",), others_share=0.25)
+    own, held = training_splits(settings, 0)
+    train, same = training_splits(with_others, 0)
+    assert train[: len(own)] == own and same == held
+    assert {u.text for u in train[len(own) :]} == {UNKNOWN}
+    assert len(train) - len(own) == round(len(own) / 3)
+    assert UNKNOWN not in {u.text for u in load_split(with_others, "test", 0)}

@@ -15,13 +15,15 @@ import torch
 from test_loop import rows, weights
 
 from speechseq.errors import DataError, ModelError
-from speechseq.manifest import read_manifest
-from speechseq.recipe import Recipe
+from speechseq.manifest import read_manifest, write_manifest
+from speechseq.recipe import Recipe, recipe_from_dict
 from speechseq.recipe_file import read_recipe
+from speechseq.recogniser import load
+from speechseq.tokens import UNKNOWN
 from speechseq.training.data import Batch, TrainingData
 from speechseq.training.loop import train
-from speechseq.training.loss import Sums, loss_sums
-from speechseq.training.step import Training, learning_rate
+from speechseq.training.loss import Sums, loss_sums, two_view_sums
+from speechseq.training.step import Training, computed_in, learning_rate
 from speechseq.training.validation import Validation, validate
 
 
@@ -162,9 +164,15 @@ def test_a_batch_too_large_for_memory_is_named_before_training(
     assert not (tmp_path / "run" / "recipe.yaml").exists()
 
 
+@pytest.mark.parametrize("consistency", [0.0, 0.5])
 @pytest.mark.parametrize("tokens", ["characters", "classes"])
-def test_pieces_of_a_batch_are_the_batch(tokens: str, write_recipe, tmp_path: Path) -> None:
-    chance = ["augment.noise_probability=0.5", "augment.time_masks=1", "training.epochs=2"]
+def test_pieces_of_a_batch_are_the_batch(
+    tokens: str, consistency: float, write_recipe, tmp_path: Path
+) -> None:
+    chance = [
+        "augment.noise_probability=0.5", "augment.time_masks=1", "training.epochs=2",
+        f"training.consistency={consistency}",
+    ]  # fmt: skip
     runs = [tmp_path / "whole", tmp_path / "pieces"]
     for run, pieces in zip(runs, (1, 3), strict=True):
         settings = [*chance, f"training.accumulate={pieces}", "training.label_smoothing=0.1"]
@@ -172,6 +180,137 @@ def test_pieces_of_a_batch_are_the_batch(tokens: str, write_recipe, tmp_path: Pa
     one, other = map(weights, runs)
     assert max((one[n] - other[n]).abs().max() for n in one if n.startswith("network")) < 1e-4
     assert rows(runs[0])[-1]["loss"] == pytest.approx(rows(runs[1])[-1]["loss"], abs=1e-4)
+
+
+MASKS = ["augment.time_masks=1", "augment.frequency_masks=1", "augment.frequency_mask_width=4"]
+
+
+def right(model: Path, tones: Path) -> int:
+    """Count the validation clips, of 12, that a model recognises."""
+    recogniser = load(model)
+    held = [u for u in read_manifest(tones) if u.split == "validation"]
+    return sum(recogniser.transcribe(u.audio_filepath).text == u.text for u in held)
+
+
+@pytest.mark.parametrize("tokens", ["words", "classes"])
+def test_two_consistent_views_learn(tokens: str, write_recipe, tones: Path, tmp_path: Path) -> None:
+    settings = ["training.epochs=30", "training.batch=4", "training.consistency=0.5", *MASKS]
+    model = train(read_recipe(write_recipe(tokens), settings), tmp_path / "run", device="cpu")
+    assert right(model, tones) >= 11
+    assert rows(tmp_path / "run")[-1]["loss"] < rows(tmp_path / "run")[0]["loss"] / 2
+
+
+@pytest.mark.parametrize("masks", [[], MASKS])
+def test_the_views_of_a_batch_are_masked_differently(
+    masks: list[str], write_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    def watched(*arguments: torch.Tensor) -> Sums:
+        sums = two_view_sums(*arguments)
+        seen.append(torch.as_tensor(sums.apart).item())
+        assert len(arguments[0]) == 2 * len(arguments[3])
+        return sums
+
+    monkeypatch.setattr("speechseq.training.step.two_view_sums", watched)
+    settings = ["training.consistency=0.5", "training.epochs=1", *masks]
+    train(read_recipe(write_recipe(), settings), tmp_path / "run", device="cpu")
+    assert len(seen) == 6, "each step, and the largest batch before them"
+    assert (min(seen) > 1e-4) if masks else (max(seen) < 1e-6)
+
+
+def test_consistency_weighs_in_the_loss(write_recipe, tmp_path: Path) -> None:
+    """Before the first step moves anything, the loss grows by as much as the weight does."""
+    losses = []
+    for weight in (1e-9, 1.0, 2.0):
+        settings = [f"training.consistency={weight}", "training.epochs=1", "training.batch=64"]
+        run = tmp_path / f"{weight}"
+        train(read_recipe(write_recipe(), [*settings, *MASKS]), run, device="cpu")
+        losses.append(rows(run)[0]["loss"])
+    assert losses[1] - losses[0] > 1e-3
+    assert losses[2] - losses[0] == pytest.approx(2 * (losses[1] - losses[0]), rel=1e-3)
+
+
+@pytest.fixture
+def low_is_unknown(tones: Path) -> Path:
+    """The manifest of tones without mid ones, and low ones no word."""
+    kept = [u for u in read_manifest(tones) if u.text != "mid"]
+    write_manifest(
+        tones, [dataclasses.replace(u, text=UNKNOWN) if u.text == "low" else u for u in kept]
+    )
+    return tones
+
+
+def test_speech_of_no_words_is_learnt_as_no_text(
+    write_recipe, low_is_unknown: Path, tmp_path: Path
+) -> None:
+    settings = ["training.epochs=10", "training.batch=3", "training.learning_rate=0.02"]
+    notes: list[str] = []
+    model = train(
+        read_recipe(write_recipe(), settings), tmp_path / "run", device="cpu", note=notes.append
+    )
+    assert not any(note.startswith("dropped") for note in notes)
+    recogniser = load(model)
+    for utterance in read_manifest(low_is_unknown)[-8:]:
+        heard = recogniser.transcribe(utterance.audio_filepath).text
+        assert heard == utterance.text.replace(UNKNOWN, "")
+    assert rows(tmp_path / "run")[-1]["validation_error"] == 0
+
+
+def test_a_batch_of_no_words_is_a_step_like_others(
+    write_recipe, low_is_unknown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its utterances weigh as one label each, or there would be nothing to divide by."""
+    weighs: list[tuple[int, int]] = []
+
+    def watched(*arguments: torch.Tensor) -> Sums:
+        sums = loss_sums(*arguments)
+        weighs.append((len(arguments[2]), int(sums.labels)))
+        return sums
+
+    monkeypatch.setattr("speechseq.training.step.loss_sums", watched)
+    settings = ["training.epochs=1", "training.batch=1"]
+    train(read_recipe(write_recipe(), settings), tmp_path / "run", device="cpu")
+    assert sorted(weighs[1:]) == [(0, 1)] * 12 + [(1, 1)] * 12
+    (row,) = rows(tmp_path / "run")
+    assert row["skipped_steps"] == 0 and np.isfinite(row["loss"])
+
+
+def precision(name: str) -> Recipe:
+    return recipe_from_dict({"training": {"precision": name}}, "test")
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_cpu_computes_in_what_it_has_instructions_for(
+    supported: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert computed_in(precision("bf16"), cpu) == (torch.bfloat16 if supported else torch.float32)
+    assert computed_in(precision("bf16"), cuda) == torch.bfloat16
+    for device in (cpu, cuda):
+        assert computed_in(precision("fp32"), device) == torch.float32
+    assert computed_in(precision("fp16"), cuda) == torch.float16
+
+
+def test_a_cpu_without_bf16_says_so_and_computes_in_fp32(
+    write_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    said = {}
+    for name in ("bf16", "fp32"):
+        notes: list[str] = []
+        settings = [f"training.precision={name}", "training.epochs=1"]
+        train(
+            read_recipe(write_recipe(), settings), tmp_path / name, device="cpu", note=notes.append
+        )
+        said[name] = [note for note in notes if "no instructions" in note]
+    assert said == {
+        "bf16": ["training.precision bf16: this CPU has no instructions for it; computing in fp32"],
+        "fp32": [],
+    }
+    one, other = weights(tmp_path / "bf16"), weights(tmp_path / "fp32")
+    assert all(one[name].equal(other[name]) for name in one)
 
 
 def test_half_precision_trains_and_ships(write_recipe, tmp_path: Path) -> None:

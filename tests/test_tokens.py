@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from speechseq.errors import DataError, UsageError
-from speechseq.tokens import BLANK, BLANK_TOKEN, KINDS, Vocabulary
+from speechseq.tokens import BLANK, BLANK_TOKEN, KINDS, NO_TEXT, Vocabulary
 
 texts = st.lists(st.text(), min_size=1, max_size=6)
 
@@ -184,6 +184,25 @@ def test_texts_that_hold_nothing(kind: str) -> None:
 def test_an_empty_class_label_is_refused() -> None:
     with pytest.raises(DataError, match="an empty class label; name the class or drop"):
         Vocabulary.from_texts("classes", ["a", "  "])
+
+
+@pytest.mark.parametrize("label", NO_TEXT)
+@pytest.mark.parametrize("kind", ["characters", "words"])
+def test_what_is_no_word_is_no_text_to_sequences(kind: str, label: str) -> None:
+    vocabulary = Vocabulary.from_texts(kind, ["one", label], lexicon=True)
+    assert vocabulary == Vocabulary.from_texts(kind, ["one"], lexicon=True)
+    assert vocabulary.normalise(label) == ""
+    assert vocabulary.encode(label) == []
+    with pytest.raises(DataError, match="the training texts hold nothing to learn"):
+        Vocabulary.from_texts(kind, [label])
+
+
+@pytest.mark.parametrize("label", NO_TEXT)
+def test_what_is_no_word_is_a_class_to_classifiers(label: str) -> None:
+    vocabulary = Vocabulary.from_texts("classes", ["one", label])
+    assert vocabulary.tokens == (label, "one")
+    assert vocabulary.encode(label) == [0]
+    assert vocabulary.normalise(label) == vocabulary.decode([0]) == label
 
 
 def test_a_lexicon_travels_with_the_vocabulary() -> None:

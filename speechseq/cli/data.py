@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -183,6 +184,11 @@ def _prepare(arguments: argparse.Namespace) -> None:
 def _compose(arguments: argparse.Namespace) -> None:
     if not 1 <= arguments.shortest <= arguments.longest or arguments.strings < 1:
         raise UsageError("compose: --strings, --shortest and --longest are 1 or more, and rise")
+    for flag, least in {"seed": 0, "rate": 100}.items():
+        if (value := getattr(arguments, flag)) < least:
+            raise UsageError(f"--{flag} {value}: a number of {least} or more goes here")
+    if arguments.snr is not None and not math.isfinite(arguments.snr):
+        raise UsageError(f"--snr {arguments.snr}: a number of decibels goes here")
     if (arguments.noise is None) != (arguments.snr is None):
         raise UsageError("compose: --noise and --snr go together; give both or neither")
     from speechseq.audio import read_audio

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from speechseq.cli.terminal import Bar, add_device, need_training
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UsageError("train: --resume goes on in its own folder; leave -o out")
     if arguments.resume and arguments.base:
         raise UsageError("train: --resume goes on with its own weights; leave --base out")
-    base = [f"training.base={arguments.base}"] if arguments.base else []
+    base = [f"training.base={json.dumps(arguments.base)}"] if arguments.base else []
     recipe = (
         Recipe()
         if arguments.resume

@@ -93,6 +93,20 @@ def join(
     return joined
 
 
+def splice(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the first half of one clip's log-mels and the second half of the other's.
+
+    A half ends, or begins, where half of the clip's energy is over.
+    """
+    return np.concatenate([one[: _middle(one)], other[_middle(other) :]])
+
+
+def _middle(log_mels: np.ndarray) -> int:
+    """Return the frame at which half of the energy of (frames, mels) is over."""
+    energies = np.cumsum(np.exp(log_mels).sum(axis=1))
+    return int(np.searchsorted(energies, energies[-1] / 2)) + 1
+
+
 def put_margins(
     log_mels: np.ndarray, features: FeatureSettings, before: int, behind: int
 ) -> np.ndarray:

@@ -24,7 +24,7 @@ OWN = ("head", "pooling", "attention_heads", "skip_input")
 """Model settings that stay the recipe's own; features and all the others are the base's."""
 
 HEAD = "head."
-"""Prefix of the weights that are not taken, unless the tokens are the same."""
+"""Prefix of the weights that are not taken, unless tokens and shapes of all are the same."""
 
 _DIGIT = 4096
 """Base of the two digits a weight's number is written in; float32 holds each exactly."""
@@ -58,16 +58,40 @@ def start_from(
     """
     theirs, tokens = weights_of(recipe.training.base)
     own = network.state_dict()
-    taken = {
-        name: weight
-        for name, weight in theirs.items()
-        if name in own
-        and weight.shape == own[name].shape
-        and (tokens == vocabulary.tokens or not name.startswith(HEAD))
+    fits = {
+        name: theirs[name]
+        for name in own
+        if name in theirs and theirs[name].shape == own[name].shape
     }
+    head = [name for name in own if name.startswith(HEAD)]
+    same = tokens == vocabulary.tokens and all(name in fits for name in head)
+    taken = {name: weight for name, weight in fits.items() if same or name not in head}
     network.load_state_dict({**own, **taken})
-    head = "its head too" if any(name.startswith(HEAD) for name in taken) else "the head is new"
-    note(f"base {recipe.training.base}: {len(taken)} of {len(own)} tensors taken, {head}")
+    says = "its head too" if same else "the head is new"
+    note(f"base {recipe.training.base}: {len(taken)} of {len(own)} tensors taken, {says}")
+
+
+def teacher_of(recipe: Recipe, vocabulary: Vocabulary) -> SpeechNetwork | None:
+    """Return the network of `training.teacher`, which never learns; none where none is named.
+
+    Raises:
+        ModelError: there is no such model, or it hears or spells otherwise than the recipe.
+    """
+    name = recipe.training.teacher
+    if not name:
+        return None
+    theirs, tokens = _settings(name)
+    for what, one, other in (
+        ("features", theirs.features, recipe.features),
+        ("head", theirs.model.head, recipe.model.head),
+        ("frames a second", theirs.model.time_stride, recipe.model.time_stride),
+        ("tokens", tokens.tokens, vocabulary.tokens),
+    ):
+        if one != other:
+            raise ModelError(f"training.teacher {name}: has other {what}; set the recipe's alike")
+    network = SpeechNetwork(theirs, len(tokens))
+    network.load_state_dict(weights_of(name)[0])
+    return network.eval().requires_grad_(False)
 
 
 def weights_of(name: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -104,14 +128,16 @@ def network_of_graph(path: Path, recipe: Recipe, tokens: int) -> SpeechNetwork:
     Raises:
         ModelError: the graph is quantised, or not the one its settings give.
     """
-    stored = _constants(onnx.load(path))
+    file = onnx.load(path)
+    stored = _constants(file)
     network = SpeechNetwork(recipe, tokens).eval()
+    # Numbers that no graph holds, such as statistics that CMVN does not use, stay as they are.
+    found = torch.cat([weight.detach().flatten() for weight in _numbers(network)])
     places = torch.arange(sum(weight.numel() for weight in _numbers(network)))
     high, low, none = (
         _constants_with(network, values)
         for values in (1 + places // _DIGIT, 1 + places % _DIGIT, 0 * places)
     )
-    found = torch.zeros(len(places))
     for name in high:
         if np.array_equal(high[name], none[name]):
             continue  # no weight: a shape, a window
@@ -123,12 +149,23 @@ def network_of_graph(path: Path, recipe: Recipe, tokens: int) -> SpeechNetwork:
         order = (high[name].astype(np.int64) - 1) * _DIGIT + low[name].astype(np.int64) - 1
         found[torch.from_numpy(order.ravel())] = torch.tensor(stored[name].ravel())
     _fill(network, found)
-    again = _constants(build_graph(network))
-    if again.keys() != stored.keys() or not all(
-        np.allclose(again[name], stored[name], rtol=1e-4, atol=1e-6) for name in again
-    ):
+    if not _alike(build_graph(network), file):
         raise ModelError(f"{path}: its graph is not the one its settings give; use its run folder")
     return network
+
+
+def _alike(one: onnx.ModelProto, other: onnx.ModelProto) -> bool:
+    """Tell whether two graphs have the same nodes, and constants but for rounding."""
+    ours, theirs = _constants(one), _constants(other)
+    return (
+        list(one.graph.node) == list(other.graph.node)
+        and ours.keys() == theirs.keys()
+        and all(
+            ours[name].shape == theirs[name].shape
+            and np.allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-6)
+            for name in ours
+        )
+    )
 
 
 def _numbers(network: SpeechNetwork) -> list[Tensor]:

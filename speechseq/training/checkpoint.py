@@ -48,6 +48,11 @@ class Progress:
     scaler: dict[str, Any] = field(default_factory=dict)
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Tell whether a run was checkpointed yet."""
+    return any((folder / FOLDER).glob(PATTERN))
+
+
 def save_checkpoint(
     folder: Path,
     progress: Progress,

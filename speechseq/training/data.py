@@ -30,6 +30,7 @@ from speechseq.training.augment import (
     change_speed,
     coloured_noise,
     join,
+    splice,
     uneven_noise,
 )
 from speechseq.training.features import LogMel
@@ -235,7 +236,10 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The training set as batches; `labels` are each utterance's token numbers."""
+    """The training set as batches; `labels` are each utterance's token numbers.
+
+    `space` stands between joined ones; `none` are the classes of none of the words, unknown first.
+    """
 
     utterances: Sequence[Utterance]
     log_mels: LogMels
@@ -243,6 +247,7 @@ class TrainingData:
     noises: Sequence[np.ndarray]
     recipe: Recipe
     space: Sequence[int] = ()
+    none: Sequence[int] = ()
 
     def epoch(self, epoch: int) -> list[list[Example]]:
         """Plan an epoch: every utterance once, in batches of like length, in random order."""
@@ -315,14 +320,28 @@ class TrainingData:
             size = int(rng.integers(1, self.recipe.augment.join + 1))
             examples.append(pairs[:size])
             pairs = pairs[size:]
-        return examples
+        return examples + self._splices(chosen, rng)
+
+    def _splices(self, chosen: np.ndarray, rng: np.random.Generator) -> list[Example]:
+        """Pair utterances of two different words, to be spliced to clips of none."""
+        count = round(self.recipe.augment.splice * len(chosen))
+        if not count:
+            return []
+        labels = np.array([label[0] for label in self.labels])
+        known = chosen[~np.isin(labels[chosen[:, 0]], self.none)]
+        pairs = known[rng.integers(len(known), size=(count, 2))]
+        different = labels[pairs[:, 0, 0]] != labels[pairs[:, 1, 0]]
+        return [[tuple(pair) for pair in example] for example in pairs[different].tolist()]
 
     def _frames(self, example: Example) -> int:
-        return sum(int(self.log_mels.lengths[pair]) for pair in example)
+        total = sum(int(self.log_mels.lengths[pair]) for pair in example)
+        return total // len(example) if self.recipe.augment.splice else total
 
     def _clip(self, example: Example, rng: np.random.Generator) -> np.ndarray:
         features, settings = self.recipe.features, self.recipe.augment
         pieces = [self.log_mels.clip(*pair) for pair in example]
+        if settings.splice:
+            pieces = [splice(*pieces)] if len(pieces) == 2 else pieces
         reach = round(settings.join_gap_seconds / features.hop_seconds)
         overlap = round(settings.join_overlap_seconds / features.hop_seconds)
         gaps = rng.integers(-overlap, reach + 1, size=len(pieces) - 1).tolist()
@@ -330,9 +349,12 @@ class TrainingData:
         return augment(joined, features, settings, self.noises, rng)
 
     def _label(self, example: Example) -> list[int]:
-        labels = list(self.labels[example[0][0]])
-        for number, _ in example[1:]:
-            labels += [*self.space, *self.labels[number]]
+        if self.recipe.augment.splice and len(example) == 2:
+            return [self.none[0]]
+        labels: list[int] = []
+        for number, _ in example:
+            own = self.labels[number]
+            labels += [*self.space, *own] if labels and own else own
         return labels
 
 

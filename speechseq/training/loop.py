@@ -23,7 +23,8 @@ from speechseq.manifest import shared_audio
 from speechseq.recipe import Recipe
 from speechseq.splits import training_splits
 from speechseq.tokens import Vocabulary
-from speechseq.training.base import settings_of_base, start_from
+from speechseq.training.base import settings_of_base, start_from, teacher_of
+from speechseq.training.checkpoint import has_checkpoint
 from speechseq.training.data import TrainingData, noise_log_mels
 from speechseq.training.distributed import World, from_environment, joined, restarted
 from speechseq.training.encoder import SpeechNetwork, choose_device, load_network
@@ -33,6 +34,7 @@ from speechseq.training.preflight import (
     drop_infeasible,
     fit_cmvn,
     make_split,
+    none_of,
     preflight,
     says_of,
     size_of,
@@ -161,10 +163,12 @@ def prepare(
     ready = read(recipe, vocabulary, world, note=note, show=show)
     vocabulary, data = ready.vocabulary, ready.data
     network = SpeechNetwork(recipe, len(vocabulary)).to(device)
-    if recipe.training.base and not resume:
+    if recipe.training.base and not (resume and has_checkpoint(run)):
         start_from(network, recipe, vocabulary, note)
     else:
         fit_cmvn(network, *ready.sample)
+    teacher = teacher_of(recipe, vocabulary)
+    teacher = teacher.to(device) if teacher else None
     training = Training(
         recipe=recipe,
         run=run,
@@ -185,6 +189,7 @@ def prepare(
         scaler=torch.amp.GradScaler(device.type, enabled=recipe.training.precision == "fp16"),
         steps=data.steps(recipe.training.epochs),
         note=note,
+        teacher=teacher,
     )
     lines = preflight(ready, network=network, steps=training.steps)
     for line in (*lines, training.try_largest()):
@@ -221,6 +226,7 @@ def listed(
         noise_log_mels(recipe, CORPORA[recipe.data.corpus]),
         recipe,
         space=space_of(recipe, vocabulary),
+        none=none_of(recipe, vocabulary),
     )
     sample = (split.log_mels, recipe.augment.speeds)
     sizes = {"train": size_of(split.utterances), "validation": size_of(held)}

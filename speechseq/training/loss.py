@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
+from speechseq.recipe import TrainingSettings
 from speechseq.training.features import within
+
+PLAIN = TrainingSettings()
+"""Settings that leave a loss as it is: no smoothing."""
 
 
 @dataclass(frozen=True)
 class Sums:
     """A batch's loss before it is divided: over labels, and, for smoothing, over frames.
 
-    `apart` is how much two views of the same utterances differ.
+    `apart` is how much two views of the same utterances differ, `untaught` how much what a teacher
+    makes of them differs.
     """
 
     true: Tensor
@@ -22,30 +26,36 @@ class Sums:
     labels: Tensor
     frames: Tensor
     apart: Tensor | float = 0.0
+    untaught: Tensor | None = None
 
-    def mean(self, smoothing: float) -> Tensor:
-        """Return the mean over this batch's own labels and frames."""
-        return self.over(self.labels, self.frames, smoothing)
-
-    def over(
-        self, labels: Tensor, frames: Tensor, smoothing: float, consistency: float = 0.0
-    ) -> Tensor:
+    def over(self, labels: Tensor, frames: Tensor, settings: TrainingSettings) -> Tensor:
         """Return this batch's part of the mean over so many labels and frames."""
-        apart = consistency * self.apart / labels
-        return (1 - smoothing) * self.true / labels + smoothing * self.even / frames + apart
+        smoothing = settings.label_smoothing
+        loss = (1 - smoothing) * self.true / labels + smoothing * self.even / frames
+        if self.untaught is not None:
+            share = settings.teacher_weight
+            loss = (1 - share) * loss + share * self.untaught / labels
+        return loss + settings.consistency * self.apart / labels
 
 
 def loss_of(
-    log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor, smoothing: float
+    log_probs: Tensor,
+    lengths: Tensor,
+    labels: Tensor,
+    label_lengths: Tensor,
+    settings: TrainingSettings = PLAIN,
 ) -> Tensor:
     """Return the mean loss of a batch's labels: CTC, or cross-entropy of one class a clip."""
-    return loss_sums(log_probs, lengths, labels, label_lengths).mean(smoothing)
+    sums = loss_sums(log_probs, lengths, labels, label_lengths)
+    return sums.over(sums.labels, sums.frames, settings)
 
 
 def loss_sums(log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor) -> Sums:
     """Return a batch's summed loss and what to divide it by.
 
     Every label weighs the same; a mean over utterances would let short ones outweigh long ones.
+    No text at all, to be heard in speech of other words, weighs as one label.
+    No text at all, to be heard in speech of other words, weighs as one label.
     `log_probs` is (batch, frames, tokens); smoothing mixes in the mean log-probability of all
     tokens, as cross-entropy's label smoothing does.
 
@@ -59,7 +69,12 @@ def loss_sums(log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths:
         true = nn.functional.ctc_loss(
             log_probs.transpose(0, 1), labels, lengths, label_lengths, reduction="sum"
         )
-    return Sums(true, even, torch.as_tensor(len(labels)), lengths.sum())
+    return Sums(true, even, weight_of(label_lengths), lengths.sum())
+
+
+def weight_of(label_lengths: Tensor) -> Tensor:
+    """Count a batch's labels; no text at all, where every frame is to be blank, counts as one."""
+    return label_lengths.clamp(min=1).sum()
 
 
 def two_view_sums(
@@ -75,8 +90,16 @@ def two_view_sums(
     """
     both = loss_sums(log_probs, lengths, labels.repeat(2), label_lengths.repeat(2))
     one, other = log_probs.float().chunk(2)
-    inside = within(lengths.chunk(2)[0], one.shape[1]).unsqueeze(2)
-    apart = torch.zeros((), device=log_probs.device)
-    for view, target in ((one, other.detach()), (other, one.detach())):
-        apart = apart + (target.exp() * (target - view) * inside).sum() / 2
+    sizes = lengths.chunk(2)[0]
+    apart = (divergence(other, one, sizes) + divergence(one, other, sizes)) / 2
     return Sums(both.true / 2, both.even / 2, both.labels / 2, both.frames / 2, apart)
+
+
+def divergence(target: Tensor, log_probs: Tensor, lengths: Tensor) -> Tensor:
+    """Return the Kullback-Leibler divergence from log-probabilities to a target that stands still.
+
+    Both are (batch, frames, tokens); it is summed over real frames.
+    """
+    target = target.detach().float()
+    inside = within(lengths, log_probs.shape[1]).unsqueeze(2)
+    return (target.exp() * (target - log_probs.float()) * inside).sum()

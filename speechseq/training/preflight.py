@@ -13,7 +13,7 @@ from speechseq.alignment import frames_needed
 from speechseq.errors import DataError
 from speechseq.manifest import Utterance, shared_speakers, statistics
 from speechseq.recipe import Recipe
-from speechseq.tokens import NO_TEXT, Vocabulary
+from speechseq.tokens import NO_TEXT, UNKNOWN, Vocabulary
 from speechseq.training.data import Batches, LogMels, Progress, cached_log_mels
 from speechseq.training.encoder import SpeechNetwork, parameters
 
@@ -95,7 +95,8 @@ def vocabulary_of(recipe: Recipe, utterances: Sequence[Utterance]) -> Vocabulary
     """Collect the tokens of the training texts, and the space where utterances are joined."""
     texts = [utterance.text for utterance in utterances]
     if spells_joins(recipe):
-        texts.append(" ".join(texts[:1] * 2))
+        spoken = (text for text in texts if text.strip() and text not in NO_TEXT)
+        texts.append(" ".join([next(spoken, "")] * 2))
     lexicon = recipe.decoding.decoder == "lexicon"
     return Vocabulary.from_texts(recipe.data.tokens, texts, lexicon=lexicon)
 
@@ -108,6 +109,19 @@ def spells_joins(recipe: Recipe) -> bool:
 def space_of(recipe: Recipe, vocabulary: Vocabulary) -> list[int]:
     """Return what stands between the labels of joined utterances."""
     return [vocabulary.tokens.index(" ")] if spells_joins(recipe) else []
+
+
+def none_of(recipe: Recipe, vocabulary: Vocabulary) -> list[int]:
+    """Return the classes that are none of the words, unknown first.
+
+    Raises:
+        DataError: clips are to be spliced, and there is no class for what comes of it.
+    """
+    if recipe.augment.splice and UNKNOWN not in vocabulary.tokens:
+        raise DataError(
+            f"augment.splice: makes clips of class {UNKNOWN}; there is none, set it to 0"
+        )
+    return [vocabulary.tokens.index(name) for name in NO_TEXT if name in vocabulary.tokens]
 
 
 def make_split(

@@ -15,7 +15,14 @@ import yaml
 from speechseq import __version__
 from speechseq.errors import ModelError
 from speechseq.files import atomic_write
-from speechseq.model_file import RUN_DATA, RUN_METRICS, RUN_MODEL, RUN_RECIPE, RUN_WEIGHTS
+from speechseq.model_file import (
+    RUN_DATA,
+    RUN_METRICS,
+    RUN_MODEL,
+    RUN_RECIPE,
+    RUN_WEIGHTS,
+    bundled_names,
+)
 from speechseq.recipe import Recipe, recipe_from_dict
 from speechseq.recogniser import Recogniser
 from speechseq.tokens import Vocabulary
@@ -71,11 +78,20 @@ def begun_with(run: Path, recipe: Recipe) -> bool:
 
 
 def _placed(recipe: Recipe) -> Recipe:
-    """Return a recipe whose data is found from anywhere: a run may be resumed from elsewhere."""
-    if not recipe.data.root:
-        return recipe
-    data = dataclasses.replace(recipe.data, root=str(Path(recipe.data.root).absolute()))
-    return dataclasses.replace(recipe, data=data)
+    """Return a recipe whose places are found from anywhere: a run may be resumed from elsewhere."""
+    data, training = recipe.data, recipe.training
+    return dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(data, root=str(Path(data.root).absolute()) if data.root else ""),
+        training=dataclasses.replace(
+            training, base=_model_place(training.base), teacher=_model_place(training.teacher)
+        ),
+    )
+
+
+def _model_place(name: str) -> str:
+    """Return where a model is, seen from anywhere; nothing and bundled models stay as they are."""
+    return str(Path(name).absolute()) if name and name not in bundled_names() else name
 
 
 def refuse_run(run: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from speechseq.tokens import Vocabulary
 from speechseq.training.augment import spec_augment
 from speechseq.training.checkpoint import (
     FOLDER,
-    PATTERN,
     Progress,
+    has_checkpoint,
     load_newest,
     save_checkpoint,
     write_tensors,
@@ -30,7 +30,7 @@ from speechseq.training.checkpoint import (
 from speechseq.training.data import Batch, Batches, Share
 from speechseq.training.distributed import World
 from speechseq.training.encoder import SpeechNetwork
-from speechseq.training.loss import Sums, loss_sums, two_view_sums
+from speechseq.training.loss import Sums, divergence, loss_sums, two_view_sums, weight_of
 from speechseq.training.preflight import Split
 from speechseq.training.run_folder import BAD_BATCH, WEIGHTS
 from speechseq.training.validation import Validation, validate
@@ -66,7 +66,8 @@ class FromFeatures(nn.Module):
 class Training:
     """Everything a step, a validation or a checkpoint needs.
 
-    `parallel` is the network from its features on, shared with the other processes of `world`.
+    `parallel` is the network from its features on, shared with the other processes of `world`; a
+    `teacher` hears what it hears, without masks.
     While the weights are `moving`, they are not worth a checkpoint.
     """
 
@@ -85,6 +86,7 @@ class Training:
     steps: int
     note: Note
     progress: Progress = field(default_factory=Progress)
+    teacher: SpeechNetwork | None = None
     validated: Validation | None = None
     moving: bool = False
 
@@ -124,9 +126,7 @@ class Training:
             last = number == len(pieces) - 1
             # Only the last piece's gradients travel.
             with nullcontext() if last else self.world.apart(self.parallel):
-                part = self._sums(self.parallel, piece).over(
-                    labels, frames, settings.label_smoothing, settings.consistency
-                )
+                part = self._sums(self.parallel, piece).over(labels, frames, settings)
                 # Gradients are averaged over processes, and the parts' sum is the mean.
                 scaled = self.scaler.scale(part * piece.weight * self.world.size)
                 scaled.backward()  # type: ignore[no-untyped-call]
@@ -139,7 +139,7 @@ class Training:
         labels = frames = 0.0
         for piece in pieces:
             heard = self.recipe.model.output_frames(piece.lengths).sum()
-            labels += piece.weight * len(piece.labels)
+            labels += piece.weight * int(weight_of(piece.label_lengths))
             frames += piece.weight * int(
                 heard if self.vocabulary.is_sequence else len(piece.lengths)
             )
@@ -156,8 +156,14 @@ class Training:
         precision = computed_in(self.recipe, self.device)
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
             log_probs, sizes = network(frames, lengths.repeat(views))
-        sums = two_view_sums if views == 2 else loss_sums
-        return sums(log_probs, sizes, self._send(batch.labels), self._send(batch.label_lengths))
+        labels, label_lengths = self._send(batch.labels), self._send(batch.label_lengths)
+        sums = (two_view_sums if views == 2 else loss_sums)(log_probs, sizes, labels, label_lengths)
+        if self.teacher is None:
+            return sums
+        with torch.inference_mode():
+            target, _ = self.teacher.from_features(features, lengths)
+        target = target.clone().repeat(views, 1, 1)
+        return replace(sums, untaught=divergence(target, log_probs, sizes) / views)
 
     def _masked(self, features: Tensor, batch: Batch, view: int) -> Tensor:
         """Return a batch's features with the masks of one view of them."""
@@ -245,7 +251,8 @@ class Training:
             longest = max(rows) * self.recipe.features.hop_seconds
             named = f", {batch.utterances[0].key} among them" if batch.utterances else ""
             what = f"{share} utterances of up to {longest:.1f} s{named}"
-            loss = self._sums(FromFeatures(self.network), _first(batch, share)).mean(0.0)
+            sums = self._sums(FromFeatures(self.network), _first(batch, share))
+            loss = sums.over(sums.labels, sums.frames, self.recipe.training)
             loss.backward()  # type: ignore[no-untyped-call]
         except (MemoryError, RuntimeError) as error:
             if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
@@ -337,7 +344,7 @@ class Training:
         if self.world.writes:
             remove_leftovers(self.run)
             remove_leftovers(self.run / FOLDER)
-        if not any((self.run / FOLDER).glob(PATTERN)):
+        if not has_checkpoint(self.run):
             self.note(f"{self.run}: no checkpoint yet; starting at step 0")
             return
         self.progress = load_newest(

@@ -288,6 +288,9 @@ def streamed(
 
 def _check(index: Index, recipe: Recipe, ranks: int) -> None:
     """Check what can be known before a long training begins."""
+    for section, name in (("data", "others"), ("data", "clips_per_class"), ("augment", "splice")):
+        if getattr(getattr(recipe, section), name):
+            raise DataError(f"{section}.{name}: not for streamed shards; leave it out")
     if len(index.shards) < ranks:
         raise DataError(
             f"{index.path}: {len(index.shards)} shards for {ranks} processes; shard it again with "

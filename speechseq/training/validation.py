@@ -67,7 +67,7 @@ def validate(
             frames = network.features.finish(batch.log_mels.to(device), lengths)
             log_probs, sizes = network.from_features(frames, lengths)
             loss = loss_of(
-                log_probs, sizes, batch.labels.to(device), batch.label_lengths.to(device), 0.0
+                log_probs, sizes, batch.labels.to(device), batch.label_lengths.to(device)
             )
             rows = [
                 row[:size]

@@ -1,0 +1,434 @@
+"""Starting from a model: its weights come back exactly, and training goes on from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import RATE
+from safetensors.torch import load
+from test_loop import rows, stop_after, weights
+from test_parity import made, rewritten
+
+from speechseq.cli import main
+from speechseq.errors import ModelError, UsageError
+from speechseq.model_file import metadata, read_model
+from speechseq.recipe import Recipe, recipe_from_dict
+from speechseq.recipe_file import read_recipe
+from speechseq.tokens import Vocabulary
+from speechseq.training.base import network_of_graph, settings_of_base, start_from, weights_of
+from speechseq.training.checkpoint import FOLDER, PATTERN
+from speechseq.training.encoder import CELLS, SpeechNetwork
+from speechseq.training.export import export_network, quantise, weights_hash
+from speechseq.training.loop import train
+from speechseq.training.run_folder import METRICS, read_run
+
+TONES = ("high", "low", "mid")
+
+
+def randomise(network: SpeechNetwork) -> SpeechNetwork:
+    """Give every number that training sets a value of its own."""
+    chance = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.copy_(0.3 * torch.randn(weight.shape, generator=chance))
+        if network.features.cmvn.kind == "global":
+            network.features.cmvn.mean.uniform_(-9, 0, generator=chance)
+            network.features.cmvn.deviation.uniform_(0.5, 3, generator=chance)
+    return network
+
+
+def exported(path: Path, model: dict[str, object], features: dict[str, object]) -> Path:
+    network, recipe, vocabulary = made(model, features)
+    export_network(randomise(network), recipe, vocabulary, path, card={})
+    return path
+
+
+def recovered(path: Path) -> SpeechNetwork:
+    model = read_model(path)
+    return network_of_graph(path, model.recipe, len(model.vocabulary))
+
+
+# ---- weights out of a graph ----
+
+SETTINGS: list[tuple[dict[str, object], dict[str, object]]] = [
+    *[({"cell": cell, "bidirectional": both}, {}) for cell in CELLS for both in (False, True)],
+    ({"front_end": "stack", "time_stride": 3, "layer_norm": True, "residual": True}, {}),
+    ({"front_end": "conv", "time_stride": 2, "channels": 4, "layer_norm": True}, {}),
+    ({"front_end": "conv", "time_stride": 4, "channels": 3, "layers": 1}, {}),
+    ({"projection": 9, "skip_input": True, "cell": "gru"}, {}),
+    ({"head": "classify", "pooling": "last", "skip_input": True}, {}),
+    ({"head": "classify", "pooling": "mean", "layer_norm": True}, {}),
+    ({"head": "classify", "pooling": "attention"}, {}),
+    ({"head": "classify", "pooling": "attention", "attention_heads": 3, "skip_input": True}, {}),
+    ({"layers": 1}, {"kind": "mfcc", "deltas": 2}),
+    ({"layers": 1}, {"kind": "mfcc", "cmvn": "utterance"}),
+    ({"layers": 1}, {"cmvn": "none", "edge_seconds": 0.05}),
+    ({"layers": 1}, {"mel_scale": "slaney", "fft_samples": 512}),
+    ({"layers": 1, "hidden": 70, "bidirectional": False}, {"mels": 30}),
+]
+
+
+@pytest.mark.parametrize(("model", "features"), SETTINGS)
+def test_weights_come_back_exactly(
+    model: dict[str, object], features: dict[str, object], tmp_path: Path
+) -> None:
+    path = exported(tmp_path / "model.onnx", model, features)
+    assert weights_hash(recovered(path)) == read_model(path).weights_sha256
+
+
+def test_more_weights_than_one_digit_counts(tmp_path: Path) -> None:
+    path = exported(tmp_path / "model.onnx", {"layers": 1, "hidden": 64}, {})
+    found = recovered(path)
+    assert sum(weight.numel() for weight in found.parameters()) > 2 * 4096
+    assert weights_hash(found) == read_model(path).weights_sha256
+
+
+def test_an_8_bit_file_is_refused(tmp_path: Path) -> None:
+    path = exported(tmp_path / "model.onnx", {"layers": 1}, {})
+    quantise(path, tmp_path / "small.onnx")
+    with pytest.raises(ModelError, match=r"small\.onnx: its weights cannot be .*\(8-bit") as error:
+        recovered(tmp_path / "small.onnx")
+    assert str(error.value).endswith("use its run folder or the 32-bit file")
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = {"front_end": "stack", "time_stride": 1, "hidden": 16, "bidirectional": False}
+    return exported(tmp_path_factory.mktemp("plain") / "plain.onnx", model, {"mels": 16})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"hidden": 12}},
+        {"model": {"cell": "gru"}},
+        {"model": {"layers": 1}},
+        {"model": {"layers": 3}},
+        {"model": {"layer_norm": True}},
+        {"model": {"residual": True}},
+        {"model": {"bidirectional": True}},
+        {"model": {"front_end": "none"}},
+        {"features": {"low_hz": 61.0}},
+        {"features": {"window_seconds": 0.02}},
+        {"features": {"hop_seconds": 0.02}},
+        {"features": {"edge_seconds": 0.1}},
+        {"features": {"cmvn": "utterance"}},
+        {"features": {"cmvn": "none"}},
+        {"features": {"floor": 1e-3}},
+        {"features": {"fft_samples": 512}},
+        {"features": {"mels": 12}},
+    ],
+    ids=str,
+)
+def test_a_graph_of_other_settings_is_refused(
+    change: dict[str, dict[str, object]], plain: Path
+) -> None:
+    tree = read_model(plain).recipe.to_dict()
+    for section, values in change.items():
+        tree[section] |= values
+    path = rewritten(plain, recipe=json.dumps(tree))
+    with pytest.raises(
+        ModelError, match=r"its (weights cannot be taken over|graph is not)"
+    ) as error:
+        recovered(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+# ---- settings ----
+
+
+def of_base(path: Path, **sections: object) -> Recipe:
+    return recipe_from_dict({"training": {"base": str(path)}, **sections}, "mine")
+
+
+def test_features_and_network_are_the_bases_and_the_head_is_ones_own(tmp_path: Path) -> None:
+    theirs = {"cell": "gru", "hidden": 20, "layers": 3, "dropout": 0.3, "skip_input": True}
+    path = exported(tmp_path / "base.onnx", theirs, {"mels": 18, "deltas": 1})
+    own = {"head": "classify", "pooling": "attention", "attention_heads": 3}
+    recipe = of_base(
+        path, model={**own, "hidden": 64}, data={"tokens": "classes"}, augment={"gain_db": 3}
+    )
+    base, found = read_model(path).recipe, settings_of_base(recipe)
+    assert found.features == base.features
+    assert found.model == dataclasses.replace(base.model, **own, skip_input=False)
+    rest = dataclasses.replace(found, features=recipe.features, model=recipe.model)
+    assert rest == recipe
+
+
+def test_without_a_base_a_recipe_stays_itself() -> None:
+    recipe = Recipe()
+    assert settings_of_base(recipe) is recipe
+
+
+def test_a_projected_base_is_pooled_by_the_mean(tmp_path: Path) -> None:
+    path = exported(tmp_path / "base.onnx", {"projection": 9}, {})
+    own = {"head": "classify", "pooling": "last"}
+    found = settings_of_base(of_base(path, model=own, data={"tokens": "classes"}))
+    assert (found.model.pooling, found.model.projection) == ("mean", 9)
+
+
+def test_settings_that_do_not_go_with_the_base_are_named(tmp_path: Path) -> None:
+    path = exported(tmp_path / "base.onnx", {"layers": 1}, {"mel_scale": "slaney"})
+    with pytest.raises(UsageError, match=r"recipe, on .*base\.onnx: augment\.vocal_tract warps"):
+        settings_of_base(of_base(path, augment={"vocal_tract": 0.1}))
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "."])
+def test_a_base_that_is_no_model_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=r"no such model file|holds no model\.onnx") as error:
+        settings_of_base(of_base(Path(name)))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("base", "name"),
+    [
+        ("/home/me/runs/first", "first"),
+        ("runs/first.onnx", "first.onnx"),
+        ("digits", "digits"),
+        ("", ""),
+        (".", "here"),
+    ],
+)
+def test_a_model_file_tells_no_more_of_its_base_than_its_name(
+    base: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    recipe = recipe_from_dict({"training": {"base": base, "frozen_epochs": int(bool(base))}}, "t")
+    written = metadata(Vocabulary.from_texts("words", ["a"]), recipe, {}, "")["speechseq.recipe"]
+    read = recipe_from_dict(json.loads(written), "its metadata")
+    assert read.training.base == name
+    assert str(tmp_path) not in written and "home" not in written
+
+
+# ---- taking weights ----
+
+
+def started(base: Path, *, tokens: tuple[str, ...] = TONES, **model: object):
+    """Return a fresh classifier and its weights before and after it was started from a base."""
+    sections = {"model": {"head": "classify", **model}, "data": {"tokens": "classes"}}
+    recipe = settings_of_base(of_base(base, **sections))
+    network, notes = SpeechNetwork(recipe, len(tokens)), []
+    before = {name: weight.clone() for name, weight in network.state_dict().items()}
+    start_from(network, recipe, Vocabulary("classes", tokens), notes.append)
+    (note,) = notes
+    return before, network.state_dict(), note
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file of a classifier of the tones, with one attention head."""
+    path = tmp_path_factory.mktemp("classifier") / "base.onnx"
+    model = {"head": "classify", "pooling": "attention"}
+    network, recipe, _ = made(model, {})
+    vocabulary = Vocabulary("classes", TONES)
+    network = randomise(SpeechNetwork(recipe, len(vocabulary)).eval())
+    export_network(network, recipe, vocabulary, path, card={})
+    return path
+
+
+def changed(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> set[str]:
+    return {name.partition(".")[0] for name in one if not one[name].equal(other[name])}
+
+
+@pytest.mark.parametrize("pooling", ["attention", "mean"])
+def test_the_head_comes_along_where_the_tokens_are_the_same(pooling: str, classifier: Path) -> None:
+    theirs, tokens = weights_of(str(classifier))
+    assert tokens == TONES
+    _, after, note = started(classifier, pooling=pooling)
+    assert not changed(after, theirs)
+    assert note == f"base {classifier}: {len(after)} of {len(after)} tensors taken, its head too"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"tokens": ("high", "low", "new"), "pooling": "attention"},
+        {"tokens": ("high", "low"), "pooling": "attention"},
+        {"pooling": "attention", "attention_heads": 3},
+        {"pooling": "attention", "skip_input": True},
+    ],
+    ids=str,
+)
+def test_another_head_is_new_as_a_whole(other: dict[str, object], classifier: Path) -> None:
+    """A part of a head is no head: a bias without its matrix would only mislead."""
+    theirs, _ = weights_of(str(classifier))
+    before, after, note = started(classifier, **other)
+    rest = {name: weight for name, weight in after.items() if not name.startswith("head.")}
+    assert not changed(rest, theirs)
+    assert changed(before, after) == {"features", "encoder"}
+    assert note.endswith(f"{len(rest)} of {len(after)} tensors taken, the head is new")
+
+
+# ---- training ----
+
+
+@pytest.fixture
+def base(write_recipe, tmp_path: Path) -> Path:
+    """A run folder whose model spells words."""
+    train(read_recipe(write_recipe(), ["training.epochs=2"]), tmp_path / "base", device="cpu")
+    return tmp_path / "base"
+
+
+def encoder(tensors: dict[str, torch.Tensor], prefix: str = "network.") -> dict[str, torch.Tensor]:
+    """The weights that are a base's, statistics of CMVN among them."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith((f"{prefix}encoder.", f"{prefix}features.cmvn."))
+    }
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].equal(other[name]), name
+
+
+@pytest.mark.parametrize("what", ["run", "file"])
+def test_a_frozen_encoder_stays_the_bases_to_the_bit(
+    what: str, base: Path, write_recipe, tmp_path: Path
+) -> None:
+    name = base if what == "run" else base / "model.onnx"
+    frozen = [
+        f"training.base={name}", "training.epochs=2", "training.frozen_epochs=1",
+        "training.keep_checkpoints=9", "features.mels=33", "model.hidden=8",
+        "augment.gain_db=20", "seed=5",
+    ]  # fmt: skip
+    recipe, notes = read_recipe(write_recipe("classes"), frozen), []
+    train(recipe, tmp_path / "run", device="cpu", note=notes.append)
+    (note,) = (note for note in notes if note.startswith("base "))
+    assert note.startswith(f"base {name}: ") and note.endswith(" tensors taken, the head is new")
+    expected = encoder(weights_of(str(base))[0], "")
+    first, last = sorted((tmp_path / "run" / FOLDER).glob(PATTERN))
+    early, late = encoder(loaded(first)), encoder(loaded(last))
+    assert_equal(early, expected)
+    moved = {name for name in late if not late[name].equal(expected[name])}
+    assert moved == {name for name in late if name.startswith("encoder.")}, "CMVN is the base's"
+    heads = [loaded(path)["network.head.output.state.weight"] for path in (first, last)]
+    assert not heads[0].equal(heads[1])
+    assert read_run(tmp_path / "run")[0].features == read_run(base)[0].features
+
+
+def loaded(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return load(checkpoint.read_bytes())
+
+
+def test_the_head_learns_while_the_encoder_is_frozen(
+    base: Path, write_recipe, tmp_path: Path
+) -> None:
+    frozen = [f"training.base={base}", "training.epochs=8", "training.frozen_epochs=8"]
+    train(read_recipe(write_recipe("classes"), frozen), tmp_path / "run", device="cpu")
+    history = rows(tmp_path / "run")
+    assert history[-1]["loss"] < 0.8 * history[0]["loss"]
+    assert_equal(encoder(weights(tmp_path / "run")), encoder(weights_of(str(base))[0], ""))
+
+
+def test_the_same_tokens_go_on_where_the_base_stopped(
+    base: Path, write_recipe, tmp_path: Path
+) -> None:
+    still = [f"training.base={base}", "training.epochs=1", "training.learning_rate=1e-9"]
+    notes: list[str] = []
+    recipe = read_recipe(write_recipe(), [*still, "training.weight_decay=0"])
+    model = train(recipe, tmp_path / "run", device="cpu", note=notes.append)
+    assert any(note.endswith(" tensors taken, its head too") for note in notes)
+    theirs, found = weights_of(str(base))[0], weights_of(str(tmp_path / "run"))[0]
+    for name, weight in theirs.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-5, atol=1e-6)
+    assert rows(tmp_path / "run")[0]["validation_loss"] == pytest.approx(
+        min(row["validation_loss"] for row in rows(base)), rel=1e-3
+    )
+    assert read_model(model).recipe.training.base == "base"
+    assert str(tmp_path) not in json.dumps(read_model(model).recipe.to_dict())
+
+
+CHANCE = [
+    "model.dropout=0.3", "augment.noise_probability=0.5", "augment.time_masks=1",
+    "training.epochs=3", "training.batch=8", "training.frozen_epochs=1",
+]  # fmt: skip
+"""Five steps an epoch, the first of them frozen."""
+
+
+@pytest.mark.parametrize("steps", [2, 5, 8])
+def test_a_run_from_a_base_resumes_to_the_bit_without_it(
+    steps: int, base: Path, write_recipe, tmp_path: Path
+) -> None:
+    recipe = read_recipe(write_recipe("classes"), [*CHANCE, f"training.base={base}"])
+    train(recipe, tmp_path / "whole", device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "parts", device="cpu", show=stop_after(steps))
+    shutil.rmtree(base)
+    train(Recipe(), tmp_path / "parts", device="cpu", resume=True)
+    assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    for one, other in zip(rows(tmp_path / "whole"), rows(tmp_path / "parts"), strict=True):
+        assert one["validation_loss"] == other["validation_loss"]
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_from_its_base_again(
+    base: Path, write_recipe, tmp_path: Path
+) -> None:
+    recipe = read_recipe(write_recipe("classes"), [*CHANCE, f"training.base={base}"])
+    train(recipe, tmp_path / "whole", device="cpu")
+    for name in ("killed", "later"):
+        (tmp_path / name).mkdir()
+        for file in ("recipe.yaml", "vocabulary.json"):
+            shutil.copy(tmp_path / "whole" / file, tmp_path / name)
+    train(Recipe(), tmp_path / "killed", device="cpu", resume=True)
+    assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    shutil.rmtree(base)
+    with pytest.raises(ModelError, match=r"base: no such model file, run folder or bundled model"):
+        train(Recipe(), tmp_path / "later", device="cpu", resume=True)
+    assert not (tmp_path / "later" / METRICS).exists()
+
+
+def test_a_run_knows_its_base_from_anywhere(
+    base: Path, write_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = read_recipe(write_recipe(), ["training.base=base", "training.epochs=1"])
+    train(recipe, tmp_path / "run", device="cpu")
+    assert read_run(tmp_path / "run")[0].training.base == str(base)
+
+
+# ---- the command ----
+
+
+def test_a_base_does_not_go_with_resuming(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["train", "--resume", str(base), "--base", str(base)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == ("speechseq: train: --resume goes on with its own weights; leave --base out\n")
+
+
+@pytest.mark.parametrize("name", ["2024", "a: b", "yes", "# [1"])
+def test_the_command_takes_a_base_of_any_name(
+    name: str,
+    write_recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A name is no YAML."""
+    monkeypatch.chdir(tmp_path)
+    exported(tmp_path / name, {"layers": 1}, {"rate": RATE})
+    command = ["train", str(write_recipe()), "training.epochs=1", "-o", "run", "--device", "cpu"]
+    assert main([*command, "--base", name]) == 0
+    assert f"base {name}: " in capsys.readouterr().err
+    recipe, _ = read_run(tmp_path / "run")
+    assert recipe.training.base.endswith(name)
+    assert (recipe.model.hidden, recipe.features.mels) == (12, 16)
+    assert main(["train", str(write_recipe()), "--base", "nothing", "-o", "other"]) == 1
+    assert "nothing: no such model file, run folder or bundled model" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

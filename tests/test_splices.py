@@ -1,0 +1,121 @@
+"""Clips of none of the words, made of the halves of two."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from speechseq.errors import DataError
+from speechseq.manifest import Utterance
+from speechseq.recipe import AugmentSettings, Recipe, recipe_from_dict
+from speechseq.tokens import SILENCE, UNKNOWN, Vocabulary
+from speechseq.training.augment import splice
+from speechseq.training.data import LogMels, TrainingData
+from speechseq.training.preflight import none_of
+from speechseq.training.stream import _check
+
+CLASSES = Vocabulary("classes", (SILENCE, UNKNOWN, "no", "yes"))
+
+
+def recipe(share: float) -> Recipe:
+    return recipe_from_dict(
+        {
+            "data": {"tokens": "classes"},
+            "model": {"head": "classify"},
+            "features": {"mels": 2},
+            "augment": {"splice": share},
+            "training": {"batch": 4},
+        },
+        "test",
+    )
+
+
+def data(share: float, texts: list[str]) -> TrainingData:
+    """Clips of eight frames that hold their own number."""
+    count = len(texts)
+    frames = np.repeat(np.arange(count, dtype=np.float32), 8)[:, None].repeat(2, axis=1)
+    lengths = np.full((count, 1), 8)
+    return TrainingData(
+        [Utterance(f"{n}.wav", 1.0, text) for n, text in enumerate(texts)],
+        LogMels(frames, np.arange(count)[:, None] * 8, lengths),
+        [CLASSES.encode(text) for text in texts],
+        [],
+        recipe(share),
+        none=none_of(recipe(share), CLASSES),
+    )
+
+
+def test_a_splice_is_two_halves_by_energy() -> None:
+    quiet, loud = np.full((6, 2), -40.0), np.zeros((4, 2))
+    one = np.concatenate([quiet, loud])
+    other = np.concatenate([loud, quiet]) + 1
+    found = splice(one, other)
+    np.testing.assert_array_equal(found, np.concatenate([one[:8], other[2:]]))
+
+
+def test_an_epoch_holds_every_clip_once_and_so_many_splices() -> None:
+    texts = ["no", "yes", UNKNOWN, SILENCE] * 50
+    training = data(0.25, texts)
+    examples = [example for batch in training.epoch(0) for example in batch]
+    assert sorted(e[0][0] for e in examples if len(e) == 1) == list(range(200))
+    spliced = [e for e in examples if len(e) == 2]
+    assert 10 < len(spliced) <= 50
+    for (one, _), (other, _) in spliced:
+        assert {texts[one], texts[other]} == {"no", "yes"}, "two different words, no others"
+
+
+def test_what_is_spliced_is_unknown_and_holds_both() -> None:
+    training = data(0.5, ["no", "yes"] * 20)
+    batches = [piece for pieces in training.batches(0, 0, _whole()) for piece in pieces]
+    seen = 0
+    for batch in batches:
+        lengths, labels = batch.lengths.tolist(), batch.labels.tolist()
+        for row, size, label in zip(batch.log_mels, lengths, labels, strict=True):
+            values = set(row[:size, 0].tolist())
+            if label == CLASSES.tokens.index(UNKNOWN):
+                seen += 1
+                assert len(values) == 2
+            else:
+                assert len(values) == 1
+    assert seen
+
+
+def _whole():
+    from speechseq.training.data import Share
+
+    return Share()
+
+
+def test_splices_are_mixed_with_other_clips() -> None:
+    """Their halves together are as long as one clip; batches are of like length."""
+    training = data(0.3, ["no", "yes"] * 100)
+    kinds = [{len(example) for example in batch} for batch in training.epoch(0)]
+    assert any(kind == {1, 2} for kind in kinds)
+
+
+def test_without_a_share_nothing_is_spliced() -> None:
+    training = data(0.0, ["no", "yes"] * 4)
+    assert all(len(example) == 1 for batch in training.epoch(0) for example in batch)
+
+
+def test_splices_need_a_class() -> None:
+    known = Vocabulary("classes", ("no", "yes"))
+    with pytest.raises(DataError, match=r"makes clips of class _unknown_; there is none"):
+        none_of(recipe(0.1), known)
+    assert none_of(recipe(0.0), known) == []
+    assert none_of(recipe(0.1), CLASSES) == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"augment": AugmentSettings(splice=0.1)},
+        {"data": dataclasses.replace(Recipe().data, others=("an4",))},
+        {"data": dataclasses.replace(Recipe().data, clips_per_class=3)},
+    ],
+)
+def test_streams_refuse_what_they_would_not_do(change: dict[str, object]) -> None:
+    with pytest.raises(DataError, match=r"not for streamed shards; leave it out"):
+        _check(None, dataclasses.replace(Recipe(), **change), 1)  # type: ignore[arg-type]
