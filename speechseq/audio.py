@@ -6,10 +6,14 @@ import io
 import math
 import os
 import re
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 import soundfile
@@ -39,8 +43,15 @@ _NO_END = "Last page lacks an end-of-stream bit"
 LEAST_SHARE = 0.98
 """Of the frames a header promises; an mp3's may be an estimate."""
 
-BLOCK_FRAMES = 1 << 18
-"""Frames read at a time, so that memory follows what is there and not what a header claims."""
+BLOCK_SAMPLES = 1 << 18
+"""Samples read at a time, of all channels, or given on if those are more: memory follows what is
+there and not what a header claims."""
+
+MOST_FRAMES = 1 << 62
+"""What a length without a bound counts as; numbers of frames must be whole."""
+
+SPOOL_BYTES = 1 << 24
+"""A pipe's bytes beyond this many go to a temporary file, which can be sought in."""
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -58,15 +69,41 @@ def read_audio(
         AudioError: there is no such file, it is not audio, holds no sample or a NaN, is cut
             short, or is longer than MAX_SECONDS.
     """
+    blocks = read_blocks(
+        source, rate, offset=offset, duration=duration, longest_seconds=MAX_SECONDS
+    )
+    return np.concatenate(list(blocks))
+
+
+def read_blocks(
+    source: Source,
+    rate: int,
+    *,
+    offset: float = 0.0,
+    duration: float = 0.0,
+    longest_seconds: float = math.inf,
+) -> Iterator[np.ndarray]:
+    """Yield audio in blocks (samples,): float32 in [-1, 1], mono, at `rate`.
+
+    One after the other they are what `read_audio` returns. A block is at most about BLOCK_SAMPLES
+    long, so the memory taken does not grow with the file; a pipe goes to a temporary file first.
+
+    Raises:
+        AudioError: as `read_audio`, some of it not before the end; by default no length is too
+            long.
+    """
     where = name_of(source)
-    _check_stretch(where, offset, duration)
-    with _open(source, where) as file:
-        read = _blocks(file, where, offset, duration)
-        blocks = list(read if file.samplerate == rate else _resample(read, file.samplerate, rate))
-    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    if not len(samples):
+    stretch = _Stretch(offset, duration, longest_seconds)
+    stretch.check(where)
+    found = 0
+    with _seekable(source, where) as seekable, _open(seekable, where) as file:
+        read = _blocks(file, where, stretch, _block_frames(file, rate))
+        for block in read if file.samplerate == rate else _resample(read, file.samplerate, rate):
+            found += len(block)
+            if len(block):
+                yield np.clip(block, -1.0, 1.0, out=block)
+    if not found:
         raise AudioError(f"{where}: shorter than a sample at {rate} Hz; give longer audio")
-    return np.clip(samples, -1.0, 1.0, out=samples)
 
 
 def name_of(source: Source) -> str:
@@ -96,25 +133,72 @@ def write_wav(path: str | os.PathLike[str], samples: np.ndarray, rate: int) -> N
     soundfile.write(path, samples, rate, subtype="PCM_16", format="WAV")
 
 
-def _check_stretch(where: str, offset: float, duration: float) -> None:
-    for name, seconds in (("offset", offset), ("duration", duration)):
-        if not (math.isfinite(seconds) and seconds >= 0):
-            raise AudioError(f"{where}: {name} is {seconds:g} s; seconds, 0 or more, go here")
-    if duration > MAX_SECONDS:
+@dataclass(frozen=True)
+class _Stretch:
+    """Which part of a file is read, in seconds; `duration` 0 is all of it, up to the longest."""
+
+    offset: float
+    duration: float
+    longest: float
+
+    def check(self, where: str) -> None:
+        for name, seconds in (("offset", self.offset), ("duration", self.duration)):
+            if not (math.isfinite(seconds) and seconds >= 0):
+                raise AudioError(f"{where}: {name} is {seconds:g} s; seconds, 0 or more, go here")
+        if self.duration > self.longest:
+            raise AudioError(
+                f"{where}: {self.duration:g} s asked for at once; at most {self.limit} go"
+            )
+
+    @property
+    def limit(self) -> str:
+        """The longest, to be read."""
+        return f"{self.longest / 3600:g} h" if self.longest >= 3600 else f"{self.longest:g} s"
+
+    def frames(self, rate: int) -> int:
+        """Return how many frames there may be."""
+        return round(min((self.duration or self.longest) * rate, MOST_FRAMES))
+
+
+@contextmanager
+def _seekable(source: Source, where: str) -> Iterator[str | os.PathLike[str] | BinaryIO]:
+    """Give bytes, and streams that only run forward, as a file that can be sought in."""
+    if isinstance(source, str | os.PathLike):
+        yield source
+    elif isinstance(source, bytes):
+        if not source:
+            raise AudioError(f"{where}: empty; give an audio file")
+        yield io.BytesIO(source)
+    elif source.seekable():
+        yield source
+    else:
+        with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
+            _spool(source, cast(BinaryIO, file), where)
+            yield cast(BinaryIO, file)
+
+
+def _spool(stream: BinaryIO, file: BinaryIO, where: str) -> None:
+    """Copy a stream to its end into a file, and go back to the file's start."""
+    try:
+        shutil.copyfileobj(stream, file)
+    except OSError as error:
         raise AudioError(
-            f"{where}: {duration:g} s asked for at once; at most {MAX_SECONDS / 3600:g} h go"
-        )
+            f"{where}: cannot be kept to be read ({error.strerror}); give it as a file"
+        ) from None
+    if not file.tell():
+        raise AudioError(f"{where}: empty; give an audio file")
+    file.seek(0)
 
 
-def _open(source: Source, where: str) -> soundfile.SoundFile:
+def _open(source: str | os.PathLike[str] | BinaryIO, where: str) -> soundfile.SoundFile:
     if isinstance(source, str | os.PathLike):
         _check_file(source, where)
-    elif isinstance(source, bytes) or not source.seekable():
-        source = _in_memory(source if isinstance(source, bytes) else source.read(), where)
     try:
         if os.name == "posix" and isinstance(source, str | os.PathLike):
-            source = os.fsencode(source)  # names that are not UTF-8 go as the bytes they are
-        file = soundfile.SoundFile(source)
+            name = os.fsencode(source)  # names that are not UTF-8 go as the bytes they are
+            file = soundfile.SoundFile(name)
+        else:
+            file = soundfile.SoundFile(source)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
         raise AudioError(
             f"{where}: not audio that can be read ({_reason(error)}); give wav, flac, ogg or mp3"
@@ -138,12 +222,6 @@ def _cut_short(notes: str) -> str:
         if promised < UNKNOWN_BYTES:
             return f", {there} of {promised} bytes of sound are there"
     return ""
-
-
-def _in_memory(data: bytes, where: str) -> BinaryIO:
-    if not data:
-        raise AudioError(f"{where}: empty; give an audio file")
-    return io.BytesIO(data)
 
 
 def _reason(error: Exception) -> str:
@@ -172,30 +250,36 @@ def _check_file(name: str | os.PathLike[str], where: str) -> None:
         raise AudioError(f"{where}: empty; give an audio file")
 
 
+def _block_frames(file: soundfile.SoundFile, rate: int) -> int:
+    """Return how many frames to read at a time."""
+    return max(BLOCK_SAMPLES // max(file.channels, rate // file.samplerate), 1)
+
+
 def _blocks(
-    file: soundfile.SoundFile, where: str, offset: float, duration: float
+    file: soundfile.SoundFile, where: str, stretch: _Stretch, size: int
 ) -> Iterator[np.ndarray]:
-    """Yield blocks (samples,), each mixed down, until the stretch or the file ends."""
+    """Yield blocks (samples,) of up to `size`, mixed down, until the stretch or the file ends."""
     found = 0
-    wanted = round((duration or MAX_SECONDS) * file.samplerate)
+    wanted = stretch.frames(file.samplerate)
     try:
-        if offset:
-            _seek(file, where, offset)
+        if stretch.offset:
+            _seek(file, where, stretch.offset)
         while found < wanted:
-            block = file.read(min(BLOCK_FRAMES, wanted - found), dtype="float32", always_2d=True)
+            block = file.read(min(size, wanted - found), dtype="float32", always_2d=True)
             if not len(block):
                 break
             found += len(block)
             yield _mono(block, where)
-        more = not duration and found == wanted and len(file.read(1))
+        more = not stretch.duration and found == wanted and len(file.read(1))
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise AudioError(
             f"{where}: damaged after its header ({_reason(error)}); convert it again"
         ) from None
-    if not (duration or offset) and found < LEAST_SHARE * file.frames and not more:
-        raise AudioError(f"{where}: cut short, {found} of {file.frames} samples; copy it again")
     if more:
-        raise AudioError(f"{where}: longer than {MAX_SECONDS / 3600:g} h; cut it into parts")
+        raise AudioError(f"{where}: longer than {stretch.limit}; cut it into parts")
+    whole = not (stretch.duration or stretch.offset)
+    if whole and found < LEAST_SHARE * file.frames:
+        raise AudioError(f"{where}: cut short, {found} of {file.frames} samples; copy it again")
     if not found:
         raise AudioError(f"{where}: holds no samples; give longer audio")
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-from speechseq.recogniser import Recognition
+from speechseq.recogniser import Recognition, Word
+
+CUE_SECONDS = 6.0
+CUE_LETTERS = 84
+CUE_PAUSE_SECONDS = 0.8
+"""A subtitle's longest time and text (two lines of 42 letters), and the pause that ends one."""
 
 
 def as_text(name: str, recognition: Recognition) -> str:
@@ -23,5 +29,62 @@ def as_json(name: str, recognition: Recognition) -> str:
     return json.dumps({"file": file, **asdict(recognition)}, ensure_ascii=False)
 
 
-WRITERS: dict[str, Callable[[str, Recognition], str]] = {"txt": as_text, "json": as_json}
+def as_srt(name: str, recognition: Recognition) -> str:
+    """Return SubRip subtitles; without words, none."""
+    del name
+    return "\n\n".join(
+        f"{number}\n{_clock(cue[0].start, ',')} --> {_clock(cue[-1].end, ',')}\n{cue_text(cue)}"
+        for number, cue in enumerate(cues(recognition), 1)
+    )
+
+
+def as_vtt(name: str, recognition: Recognition) -> str:
+    """Return WebVTT subtitles; without words, their header alone."""
+    del name
+    blocks = (
+        f"{_clock(cue[0].start, '.')} --> {_clock(cue[-1].end, '.')}\n"
+        f"{html.escape(cue_text(cue), quote=False)}"
+        for cue in cues(recognition)
+    )
+    return "\n\n".join(("WEBVTT", *blocks))
+
+
+def cues(recognition: Recognition) -> list[tuple[Word, ...]]:
+    """Part the words into subtitles: at pauses, and before one grows too long to be read."""
+    found: list[list[Word]] = []
+    for word in recognition.words:
+        if found and _goes_on(found[-1], word):
+            found[-1].append(word)
+        else:
+            found.append([word])
+    return [tuple(cue) for cue in found]
+
+
+def cue_text(words: Sequence[Word]) -> str:
+    """Return a subtitle's text, on one line."""
+    return " ".join(" ".join(word.text for word in words).split())
+
+
+def _goes_on(cue: list[Word], word: Word) -> bool:
+    return (
+        word.start - cue[-1].end < CUE_PAUSE_SECONDS
+        and word.end - cue[0].start <= CUE_SECONDS
+        and len(cue_text([*cue, word])) <= CUE_LETTERS
+    )
+
+
+def _clock(seconds: float, point: str) -> str:
+    """Return hours, minutes, seconds and thousandths, as subtitles write them."""
+    whole, thousandths = divmod(round(seconds * 1000), 1000)
+    minutes, second = divmod(whole, 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour:02}:{minute:02}:{second:02}{point}{thousandths:03}"
+
+
+WRITERS: dict[str, Callable[[str, Recognition], str]] = {
+    "txt": as_text,
+    "json": as_json,
+    "srt": as_srt,
+    "vtt": as_vtt,
+}
 """Output formats by name, which is also the ending of their files."""

@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from speechseq.audio import Source, read_audio
+from speechseq.audio import Source, read_audio, read_blocks
 from speechseq.decoding import Hypothesis, decoder_for
-from speechseq.errors import AudioError, ModelError
+from speechseq.errors import AudioError, ModelError, SpeechseqError
+from speechseq.long_audio import (
+    LONG_SECONDS,
+    Counted,
+    NoiseFloor,
+    Progress,
+    Window,
+    batches,
+    certain_blanks,
+    whole_or_blocks,
+    windows,
+)
 from speechseq.model_file import DEFAULT_MODEL, INPUTS, OUTPUTS, ModelFile, read_model
 from speechseq.recipe import Recipe
+from speechseq.segments import Confidence, Segment, Segmenter
 from speechseq.tokens import Vocabulary
+
+WINDOWS_AT_ONCE = 4
+"""Windows in one run of the network."""
+
+BATCH_SECONDS = 8.0
+"""Short recordings in one run of the network; for small networks more is slower, not faster."""
+
+CLIPS_SECONDS = 600.0
+"""Short recordings kept to be sorted by length."""
+
+FREE_DECODER = "greedy"
+"""The decoder that spells whatever it hears; any other finds whole words."""
 
 Network = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """``samples (batch, samples), lengths -> log_probs (batch, frames, tokens), lengths``, arrays."""
@@ -68,14 +92,93 @@ class Recogniser:
         """Seconds from one frame of log-probabilities to the next."""
         return self.recipe.features.hop_samples * self.recipe.model.time_stride / self.rate
 
-    def transcribe(self, source: Source | np.ndarray) -> Recognition:
+    def transcribe(
+        self,
+        source: Source | np.ndarray,
+        *,
+        skip_silence: bool = False,
+        progress: Progress | None = None,
+    ) -> Recognition:
         """Recognise an audio file (a path, its bytes, a binary stream) or samples at `rate`.
+
+        What is longer than LONG_SECONDS is heard in windows: see `transcribe_blocks`, and for the
+        two options, too. A classifier hears everything as a whole, and at most MAX_SECONDS.
 
         Raises:
             AudioError: it is not usable audio.
         """
-        samples = source if isinstance(source, np.ndarray) else read_audio(source, self.rate)
-        return self.transcribe_batch([samples])[0]
+        read = self._read(source)
+        if isinstance(read, np.ndarray):
+            return self.transcribe_batch([read])[0]
+        return self._transcribe_long(read, skip_silence, progress)
+
+    def transcribe_many(
+        self, sources: Sequence[Source], *, skip_silence: bool = False
+    ) -> list[Recognition | SpeechseqError]:
+        """Recognise files in batches by length; in place of a failed one's result is its error."""
+        found: dict[int, Recognition | SpeechseqError] = {}
+        clips: dict[int, np.ndarray] = {}
+        held = 0
+        for number, source in enumerate(sources):
+            try:
+                read = self._read(source)
+                if isinstance(read, np.ndarray):
+                    clips[number] = read
+                    held += len(read)
+                else:
+                    found[number] = self._transcribe_long(read, skip_silence)
+            except SpeechseqError as error:
+                found[number] = error
+            if held > CLIPS_SECONDS * self.rate:
+                found |= self._transcribe_clips(clips)
+                clips, held = {}, 0
+        found |= self._transcribe_clips(clips)
+        return [found[number] for number in range(len(sources))]
+
+    def transcribe_blocks(
+        self,
+        blocks: Iterable[np.ndarray],
+        *,
+        skip_silence: bool = False,
+        progress: Progress | None = None,
+    ) -> Iterator[Recognition]:
+        """Recognise mono samples that come in blocks (samples,) at `rate`, in bounded memory.
+
+        Yields segments with their words' times from the start, and their own durations. Together
+        they are what the whole would give, but for a model with features.cmvn utterance: it
+        normalises each window by itself. With `skip_silence`, windows in which nothing stands out
+        of the noise are not heard. `progress` is told the seconds taken in so far.
+
+        Raises:
+            AudioError: there is no sample, or a block is not one-dimensional.
+            ModelError: the model is a classifier.
+        """
+        taken = Counted(blocks, self.rate, progress)
+        for segment in self._segments(taken, skip_silence):
+            words = self._words(segment.hypothesis, taken.seconds)
+            yield Recognition(
+                text=_text(words),
+                words=words,
+                confidence=segment.hypothesis.confidence,
+                duration=(segment.last - segment.first) * self.frame_seconds,
+            )
+
+    def log_probs(
+        self, pieces: Iterable[Window], *, floor: NoiseFloor | None = None
+    ) -> Iterator[np.ndarray]:
+        """Yield the log-probabilities (frames, tokens) of each window's own frames.
+
+        Windows that `floor` covers do not go through the network.
+        """
+        for batch in batches(pieces, WINDOWS_AT_ONCE):
+            heard = [n for n, w in enumerate(batch) if not (floor and floor.covers(w.samples))]
+            rows = self.network(*pad([batch[n].samples for n in heard]))[0] if heard else ()
+            found = dict(zip(heard, rows, strict=True))
+            for number, window in enumerate(batch):
+                if number in found:
+                    yield found[number][window.first : window.last]
+                else:
+                    yield certain_blanks(window.frames, len(self.vocabulary))
 
     def transcribe_batch(self, clips: Sequence[np.ndarray]) -> list[Recognition]:
         """Recognise clips of mono float32 samples (samples,) at `rate`, in one run of the network.
@@ -90,6 +193,55 @@ class Recogniser:
             self._recognition(log_probs[row, :size], len(clip) / self.rate)
             for row, (clip, size) in enumerate(zip(clips, frames, strict=True))
         ]
+
+    def _read(self, source: Source | np.ndarray) -> np.ndarray | Iterator[np.ndarray]:
+        """Return all samples (samples,) of a short recording, and blocks of a long one."""
+        most = round(LONG_SECONDS * self.rate)
+        if isinstance(source, np.ndarray):
+            short = source.ndim != 1 or len(source) <= most or not self.vocabulary.is_sequence
+            return source if short else (source[n : n + most] for n in range(0, len(source), most))
+        if not self.vocabulary.is_sequence:
+            return read_audio(source, self.rate)
+        return whole_or_blocks(read_blocks(source, self.rate), most)
+
+    def _transcribe_clips(
+        self, clips: Mapping[int, np.ndarray]
+    ) -> dict[int, Recognition | SpeechseqError]:
+        """Recognise numbered short recordings; an error is that of the clip that has it alone."""
+        found: dict[int, Recognition | SpeechseqError] = {}
+        sizes = {number: len(clip) for number, clip in clips.items()}
+        for batch in by_length(sizes, round(BATCH_SECONDS * self.rate)):
+            try:
+                together = self.transcribe_batch([clips[number] for number in batch])
+                found |= zip(batch, together, strict=True)
+            except SpeechseqError as error:
+                if len(batch) == 1:
+                    found[batch[0]] = error
+                for number in batch if len(batch) > 1 else ():
+                    found |= self._transcribe_clips({number: clips[number]})
+        return found
+
+    def _transcribe_long(
+        self,
+        blocks: Iterable[np.ndarray],
+        skip_silence: bool,
+        progress: Progress | None = None,
+    ) -> Recognition:
+        taken = Counted(blocks, self.rate, progress)
+        words: list[Word] = []
+        confidence = Confidence()
+        for segment in self._segments(taken, skip_silence):
+            words += self._words(segment.hypothesis, taken.seconds)
+            confidence.add(segment)
+        return Recognition(_text(words), tuple(words), confidence.value, taken.seconds)
+
+    def _segments(self, taken: Counted, skip_silence: bool) -> Iterator[Segment]:
+        if not self.vocabulary.is_sequence:
+            raise ModelError("blocks: a classifier hears wholes; give it each one by itself")
+        floor = NoiseFloor(self.rate) if skip_silence else None
+        freely = self.recipe.decoding.decoder == FREE_DECODER
+        segments = Segmenter(self.vocabulary, self._decode, self.frame_seconds, spells=freely)
+        return segments(self.log_probs(windows(taken, self.recipe), floor=floor))
 
     def _recognition(self, log_probs: np.ndarray, duration: float) -> Recognition:
         hypothesis = self._decode(log_probs)
@@ -135,6 +287,23 @@ class Recogniser:
         """Return when a frame begins, in the utterance without the silence put around it."""
         seconds = frame * self.frame_seconds - self.recipe.features.edge_seconds
         return round(min(max(seconds, 0.0), duration), 3)
+
+
+def _text(words: Iterable[Word]) -> str:
+    return " ".join(word.text for word in words)
+
+
+def by_length(sizes: Mapping[int, int], most: int) -> Iterator[list[int]]:
+    """Yield the numbers of clips, the longest first, in batches of at most `most` padded samples.
+
+    A longer clip is a batch of its own.
+    """
+    order = sorted(sizes, key=sizes.__getitem__, reverse=True)
+    begun = 0
+    while begun < len(order):
+        size = max(most // sizes[order[begun]], 1)
+        yield order[begun : begun + size]
+        begun += size
 
 
 def pad(clips: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -15,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechseq import audio
-from speechseq.audio import duration_seconds, name_of, read_audio, write_wav
+from speechseq.audio import duration_seconds, name_of, read_audio, read_blocks, write_wav
 from speechseq.errors import AudioError
 
 RATE = 8000
@@ -125,7 +129,7 @@ def test_channels_are_clipped_before_they_are_averaged() -> None:
 
 @pytest.mark.parametrize("found", [16000, 44100, 11025])
 def test_resampling_is_soxr_over_block_borders(found: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audio, "BLOCK_FRAMES", 1000)
+    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 1000)
     file = io.BytesIO()
     noise = np.random.default_rng(1).uniform(-0.4, 0.4, 9_999).astype(np.float32)
     soundfile.write(file, noise, found, format="WAV", subtype="FLOAT")
@@ -180,6 +184,97 @@ def test_write_wav_round_trip(
     assert len(samples) == count
     assert np.abs(samples - level).max() <= 1 / 32767
     assert duration_seconds(path) == count / RATE
+
+
+# ---- blocks ----
+
+
+@pytest.mark.parametrize("found", [RATE, 11025])
+@pytest.mark.parametrize("stretch", [{}, {"offset": 0.01}, {"offset": 0.01, "duration": 0.1}])
+def test_blocks_are_the_whole_in_parts(
+    found: int, stretch: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 300)
+    data = wav(pcm(4000), rate=found)
+    blocks = list(read_blocks(data, RATE, **stretch))
+    assert len(blocks) > 1
+    assert all(0 < len(block) <= 2 * 300 for block in blocks)
+    np.testing.assert_array_equal(np.concatenate(blocks), read_audio(data, RATE, **stretch))
+
+
+def test_blocks_have_no_longest_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio, "MAX_SECONDS", 100 / RATE)
+    data = wav(pcm(500))
+    assert sum(map(len, read_blocks(data, RATE))) == 500
+    assert sum(map(len, read_blocks(data, RATE, duration=400 / RATE))) == 400
+    with pytest.raises(AudioError, match=r"longer than 0.062375 s; cut it into parts"):
+        list(read_blocks(data, RATE, longest_seconds=499 / RATE))
+
+
+def test_blocks_come_before_damage_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 2)
+    blocks = read_blocks(floats(0.1, 0.2, 0.3, np.nan), RATE)
+    np.testing.assert_allclose(next(blocks), [0.1, 0.2], rtol=1e-6)
+    with pytest.raises(AudioError, match="holds NaN"):
+        next(blocks)
+
+
+@pytest.mark.parametrize(("found", "channels"), [(100, 1), (RATE, 64), (100, 64)])
+def test_blocks_are_as_small_whatever_the_header_says(
+    found: int, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = watch_reads(monkeypatch)
+    blocks = list(read_blocks(wav(pcm(64 * 2000), rate=found, channels=channels), RATE))
+    assert max(asked) * channels <= audio.BLOCK_SAMPLES
+    assert max(map(len, blocks)) <= 1.5 * audio.BLOCK_SAMPLES  # soxr holds some back
+
+
+@pytest.fixture
+def pipe() -> Iterator[Callable[[bytes], BinaryIO]]:
+    """A function that returns bytes as a stream that cannot be sought in."""
+    with contextlib.ExitStack() as opened:
+
+        def make(data: bytes) -> BinaryIO:
+            reading, writing = os.pipe()
+            with open(writing, "wb") as sink:
+                sink.write(data)
+            return opened.enter_context(open(reading, "rb"))
+
+        yield make
+
+
+def test_a_long_pipe_goes_over_a_file(
+    pipe: Callable[[bytes], BinaryIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rolled = []
+    rollover = tempfile.SpooledTemporaryFile.rollover
+
+    def watch(file: tempfile.SpooledTemporaryFile[bytes]) -> None:
+        rolled.append(file)
+        rollover(file)
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", watch)
+    assert len(read_audio(pipe(wav(pcm(100))), RATE)) == 100
+    assert not rolled
+    monkeypatch.setattr(audio, "SPOOL_BYTES", 50)
+    np.testing.assert_array_equal(
+        read_audio(pipe(wav(pcm(100))), RATE), read_audio(wav(pcm(100)), RATE)
+    )
+    (file,) = rolled
+    assert file.closed
+
+
+def test_pipes_that_cannot_be_read(
+    pipe: Callable[[bytes], BinaryIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "audio stream: empty; give" in fails(pipe(b""))
+    assert "not audio that can be read" in fails(pipe(b"no audio at all"))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    assert "cannot be kept to be read (No space left on device)" in fails(pipe(wav(pcm(9))))
 
 
 # ---- what cannot ----
@@ -275,8 +370,9 @@ def test_length_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(read_audio(wav(pcm(500)), RATE, offset=0.02, duration=100 / RATE)) == 100
 
 
-def test_a_header_alone_allocates_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def watch_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows with the number of frames of every read."""
+    asked: list[int] = []
     read = soundfile.SoundFile.read
 
     def watch(file: soundfile.SoundFile, frames: int, **how: object) -> np.ndarray:
@@ -284,8 +380,13 @@ def test_a_header_alone_allocates_nothing(monkeypatch: pytest.MonkeyPatch) -> No
         return read(file, frames, **how)
 
     monkeypatch.setattr(soundfile.SoundFile, "read", watch)
+    return asked
+
+
+def test_a_header_alone_allocates_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = watch_reads(monkeypatch)
     read_audio(wav(pcm(100), claimed=UNKNOWN_LENGTH), RATE)
-    assert max(asked) <= audio.BLOCK_FRAMES
+    assert max(asked) <= audio.BLOCK_SAMPLES
 
 
 @pytest.mark.parametrize("total", [b"\xf0\0\0\0\0", b"\xff\xff\xff\xff\xff"])

@@ -336,7 +336,7 @@ def test_debug_shows_where(run: Path, tmp_path: Path) -> None:
 def test_what_nobody_foresaw_is_one_line_too(
     fails: Callable[..., str], run: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("broken")
 
     monkeypatch.setattr(Recogniser, "transcribe", broken)
@@ -347,7 +347,7 @@ def test_what_nobody_foresaw_is_one_line_too(
 def test_an_interrupt_is_130(
     fails: Callable[..., str], run: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(*_: object) -> None:
+    def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Recogniser, "transcribe", stopped)

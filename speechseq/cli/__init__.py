@@ -22,6 +22,7 @@ from speechseq.cli import (
     models,
     plot,
     runs,
+    serve,
     train,
     transcribe,
 )
@@ -38,6 +39,7 @@ COMMANDS: dict[str, ModuleType] = {
     "evaluate": evaluate,
     "export": export,
     "data": data,
+    "serve": serve,
     "models": models,
     "runs": runs,
     "plot": plot,

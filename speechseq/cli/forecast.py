@@ -13,8 +13,8 @@ HELP = "how good more recordings would make it, from runs on less of them"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Fit error = a · clips^-b through runs trained on parts of the data "
-        "(data.clips_per_class=10, 30, 100 …) and say what more clips would give."
+        f"{HELP}. Fits error = a · clips^-b through runs on parts of the data "
+        "(data.clips_per_class=10, 30, 100 …) and says what more would give."
     )
     parser.add_argument("inputs", nargs="+", metavar="RUN", help="run folder")
     parser.add_argument("-o", "--output", type=Path, metavar="PNG", help="draw a picture, too")

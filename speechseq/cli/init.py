@@ -13,7 +13,7 @@ HELP = "a recipe for your own recordings"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Look at your recordings, propose splits, and write NAME/data.jsonl and a commented "
+        f"{HELP}: look at them, propose splits, and write NAME/data.jsonl and a commented "
         "NAME/recipe.yaml to train."
     )
     parser.add_argument("name", metavar="NAME", help="of the recogniser, and of the folder to make")

@@ -8,9 +8,14 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from speechseq.cli.terminal import add_decoder, add_device, note, open_recogniser
+from speechseq.cli.many_files import STDIN, Opening, cores, source_of, transcribe_files
+from speechseq.cli.terminal import Bar, add_decoder, add_device
 from speechseq.errors import SomeInputsFailed, SpeechseqError, UsageError, choose
+
+if TYPE_CHECKING:
+    from speechseq.cli.many_files import Answer
 
 HELP = "audio to text"
 
@@ -21,6 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--format", default="txt", help="txt or json (default: txt)")
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="write one file an input")
     parser.add_argument("--force", action="store_true", help="write over files in DIR")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="processes for many files (default: one a core)"
+    )
+    parser.add_argument(
+        "--skip-silence",
+        action="store_true",
+        help="in audio of over a minute, leave out stretches with nothing but steady noise",
+    )
     add_decoder(parser)
     add_device(parser)
 
@@ -29,34 +42,94 @@ def run(arguments: argparse.Namespace) -> None:
     from speechseq.outputs import WRITERS
 
     write = choose(WRITERS, arguments.format, "format")
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise UsageError(f"--jobs: {arguments.jobs} processes; give 1 or more")
     inputs = list(_find_inputs(arguments.inputs))
     targets = _targets(inputs, arguments)
-    recogniser = open_recogniser(arguments.model, arguments.device, arguments.decoder)
-    failed = []
-    for name in inputs:
-        try:
-            source = sys.stdin.buffer.read() if name == "-" else name
-            recognition = recogniser.transcribe(source)
-        except SpeechseqError as error:
-            if len(inputs) == 1:
-                raise
-            failed.append(name)
-            note(f"speechseq: {error}")
-            continue
-        text = write(name, recognition)
-        if targets:
-            from speechseq.files import atomic_write
-
-            with atomic_write(targets[name], overwrite=arguments.force) as file:
-                file.write(f"{text}\n".encode())
-        elif arguments.format == "txt" and len(inputs) > 1:
-            print(f"{name.encode(errors='backslashreplace').decode()}\t{text}", flush=True)
+    many = len(inputs) > 1
+    bar = Bar()
+    failed = 0
+    for number, (name, answer) in enumerate(_answers(inputs, arguments), 1):
+        if isinstance(answer, SpeechseqError):
+            failed += 1
+            bar.note(f"speechseq: {answer}")
         else:
-            print(text, flush=True)
+            text = write(name, answer)
+            shown = _named(name, text) if many and arguments.format == "txt" else text
+            _put(text, targets[name], arguments.force) if targets else print(shown, flush=True)
+        if many and (targets or not sys.stdout.isatty()):
+            bar("transcribe", number, len(inputs))
     if failed:
-        raise SomeInputsFailed(
-            f"{len(failed)} of {len(inputs)} inputs failed; they are named above"
+        raise SomeInputsFailed(f"{failed} of {len(inputs)} inputs failed; they are named above")
+
+
+def _named(name: str, text: str) -> str:
+    return f"{name.encode(errors='backslashreplace').decode()}\t{text}"
+
+
+def _put(text: str, target: Path, overwrite: bool) -> None:
+    from speechseq.files import atomic_write
+
+    with atomic_write(target, overwrite=overwrite) as file:
+        file.write(f"{text}\n".encode())
+
+
+def _answers(inputs: Sequence[str], arguments: argparse.Namespace) -> Iterator[tuple[str, Answer]]:
+    """Yield each input with its recognition or error, in order; of one alone, raise the error."""
+    opening = Opening(arguments.model, arguments.device, arguments.decoder, arguments.skip_silence)
+    recogniser = opening()
+    if len(inputs) > 1:
+        jobs = arguments.jobs or cores(arguments.device)
+        yield from transcribe_files(inputs, recogniser, opening, jobs)
+        return
+    with _SecondsBar(inputs[0]) as bar:
+        answer = recogniser.transcribe(
+            source_of(inputs[0]), skip_silence=arguments.skip_silence, progress=bar
         )
+    yield inputs[0], answer
+
+
+class _SecondsBar:
+    """Draws how many seconds of a long input are done, once it is told of any."""
+
+    def __init__(self, name: str):
+        self._name = name
+        self._bar = Bar()
+        self._done = 0
+        self._of: int | None = None
+
+    def __enter__(self) -> _SecondsBar:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._of is None:
+            return
+        if kind is None:
+            whole = self._of or self._done
+            self._draw(whole, whole)
+        elif sys.stderr.isatty():
+            print(file=sys.stderr)  # what went wrong is told on a line of its own
+
+    def __call__(self, seconds: float) -> None:
+        if self._of is None:
+            self._of = self._length()
+        self._done = int(seconds)
+        # The last second is left to the end: a header's length may be an estimate.
+        self._draw(min(self._done, self._of - 1) if self._of else self._done, self._of)
+
+    def _length(self) -> int:
+        """Return the seconds that the header promises; 0 where it does not."""
+        from speechseq.audio import duration_seconds
+
+        try:
+            return int(duration_seconds(self._name))
+        except SpeechseqError:
+            return 0
+
+    def _draw(self, done: int, of: int) -> None:
+        from speechseq.audio import name_of
+
+        self._bar(f"{name_of(self._name)}, seconds", done, of)
 
 
 def _find_inputs(names: Sequence[str]) -> Iterator[str]:
@@ -72,7 +145,7 @@ def _find_inputs(names: Sequence[str]) -> Iterator[str]:
 def _expand(name: str) -> list[str]:
     from speechseq.audio import SUFFIXES
 
-    if name == "-" or (os.path.lexists(name) and not os.path.isdir(name)):
+    if name == STDIN or (os.path.lexists(name) and not os.path.isdir(name)):
         return [name]
     if os.path.isdir(name):
         found = (path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
@@ -93,7 +166,7 @@ def _targets(inputs: Sequence[str], arguments: argparse.Namespace) -> dict[str, 
     targets: dict[str, Path] = {}
     owners: dict[Path, str] = {}
     for name in inputs:
-        stem = "stdin" if name == "-" else Path(name).stem
+        stem = "stdin" if name == STDIN else Path(name).stem
         target = arguments.output / f"{stem}.{arguments.format}"
         if target in owners:
             raise UsageError(

@@ -1,0 +1,192 @@
+"""Measure the server: throughput and latency of 1, 8 and 32 clients, against one after the other.
+
+    python scripts/bench_serve.py [-m MODEL] [--clients 1 8 32] [--seconds 3] [--rounds 2]
+
+Two servers are started on loopback, and the clips of data/samples are sent to them: each client
+sends its next one, over the same connection, as soon as it has an answer. One client is one request
+after the other. The last row's server batches nothing. Rows take turns, so that another load of the
+machine falls on all of them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from speechseq.audio import duration_seconds
+from speechseq.errors import SpeechseqError
+from speechseq.model_file import DEFAULT_MODEL
+
+SAMPLES = Path(__file__).parents[1] / "data" / "samples"
+BOUNDARY = "speechseq-bench"
+PERCENTILES = (50, 95, 99)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A request that sends one file, and how long the file is, in seconds."""
+
+    request: bytes
+    seconds: float
+
+
+@dataclass
+class Outcome:
+    """What one row saw, over all its rounds: latencies and seconds of audio, one a request."""
+
+    latencies: list[float] = field(default_factory=list)
+    audio: list[float] = field(default_factory=list)
+    failed: int = 0
+    wall: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Answered requests a second."""
+        return len(self.latencies) / self.wall
+
+
+def read_clips() -> list[Clip]:
+    """Return the samples as requests."""
+    paths = sorted(SAMPLES.glob("*.wav"))
+    return [Clip(_request(path.read_bytes()), duration_seconds(path)) for path in paths]
+
+
+def _request(file: bytes) -> bytes:
+    head = 'Content-Disposition: form-data; name="file"; filename="clip.wav"'
+    body = f"--{BOUNDARY}\r\n{head}\r\n\r\n".encode() + file + f"\r\n--{BOUNDARY}--\r\n".encode()
+    headers = (
+        "POST /v1/audio/transcriptions HTTP/1.1",
+        "Host: localhost",
+        f"Content-Type: multipart/form-data; boundary={BOUNDARY}",
+        f"Content-Length: {len(body)}",
+    )
+    return "\r\n".join([*headers, "", ""]).encode() + body
+
+
+@contextmanager
+def server(model: str, *flags: str) -> Iterator[int]:
+    """Run a server, and give its port.
+
+    Raises:
+        SpeechseqError: it did not start.
+    """
+    command = [sys.executable, "-m", "speechseq", "serve", "-m", model, "--port", "0", *flags]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stderr.readline() if process.stderr else ""
+            found = re.search(r":(\d+)\s*$", line)
+            if not found:
+                raise SpeechseqError(f"server: did not start ({line.strip()}); try it by hand")
+            yield int(found[1])
+        finally:
+            process.terminate()
+
+
+async def load(port: int, clients: int, seconds: float, clips: Sequence[Clip]) -> Outcome:
+    """Let clients ask for so many seconds; what is under way then is waited for."""
+    outcome = Outcome()
+    began = time.perf_counter()
+    ends = began + seconds
+    await asyncio.gather(
+        *(_client(port, number, ends, clips, outcome) for number in range(clients))
+    )
+    outcome.wall = time.perf_counter() - began
+    return outcome
+
+
+async def _client(
+    port: int, number: int, ends: float, clips: Sequence[Clip], outcome: Outcome
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    order = itertools.islice(itertools.cycle(clips), number % len(clips), None)
+    while (began := time.perf_counter()) < ends:
+        clip = next(order)
+        writer.write(clip.request)
+        if await _is_text(reader):
+            outcome.latencies.append(time.perf_counter() - began)
+            outcome.audio.append(clip.seconds)
+        else:
+            outcome.failed += 1
+    writer.close()
+    await writer.wait_closed()
+
+
+async def _is_text(reader: asyncio.StreamReader) -> bool:
+    """Read one answer; whether it is a recognition."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    length = re.search(r"(?i)^content-length: (\d+)", head, re.MULTILINE)
+    body = await reader.readexactly(int(length[1]) if length else 0)
+    return " 200 " in head.split("\r\n", 1)[0] and "text" in json.loads(body)
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Outcome]:
+    """Return the outcome of each row, its rounds added up."""
+    clips = read_clips()
+    rows = {f"{count} clients": (count, 0) for count in arguments.clients}
+    rows[f"{max(arguments.clients)} unbatched"] = (max(arguments.clients), 1)
+    outcomes = {name: Outcome() for name in rows}
+    with server(arguments.model) as batching, server(arguments.model, "--batch", "1") as alone:
+        ports = (batching, alone)
+        for port in ports:
+            asyncio.run(load(port, 1, 0.3, clips))
+        for _ in range(arguments.rounds):
+            for name, (count, which) in rows.items():
+                found = asyncio.run(load(ports[which], count, arguments.seconds, clips))
+                _add(outcomes[name], found)
+    return outcomes
+
+
+def _add(whole: Outcome, found: Outcome) -> None:
+    whole.latencies += found.latencies
+    whole.audio += found.audio
+    whole.failed += found.failed
+    whole.wall += found.wall
+
+
+def table(outcomes: dict[str, Outcome]) -> Iterator[str]:
+    """Yield one row a way of asking; the last column is against the first row's rate."""
+    names = "".join(f"{f'p{percent}':>9}" for percent in PERCENTILES)
+    yield f"{'':14}{'answers':>9}{'failed':>8}{'per s':>9}{'audio s/s':>11}{names} ms{'times':>8}"
+    first = next(iter(outcomes.values()))
+    for name, outcome in outcomes.items():
+        if not outcome.latencies:
+            raise SpeechseqError(f"{name}: no request was answered; try the server by hand")
+        spread = np.percentile(1000 * np.array(outcome.latencies), PERCENTILES)
+        shown = "".join(f"{value:>9.1f}" for value in spread)
+        yield (
+            f"{name:14}{len(outcome.latencies):>9}{outcome.failed:>8}{outcome.rate:>9.1f}"
+            f"{sum(outcome.audio) / outcome.wall:>11.1f}{shown}   {outcome.rate / first.rate:>8.2f}"
+        )
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    add = parser.add_argument
+    add("-m", "--model", default=DEFAULT_MODEL, help="name, file or run folder")
+    add("--clients", type=int, nargs="+", default=[1, 8, 32], help="at once (default: 1 8 32)")
+    add("--seconds", type=float, default=3.0, help="of each row and round (default: 3)")
+    add("--rounds", type=int, default=2, help="over all rows (default: 2)")
+    arguments = parser.parse_args()
+    if min(*arguments.clients, arguments.rounds, 1) < 1 or not 0 < arguments.seconds <= 600:
+        parser.error("--clients, --rounds: 1 or more; --seconds: up to 600 goes here")
+    try:
+        print("\n".join(table(measure(arguments))))
+    except SpeechseqError as error:
+        sys.exit(f"bench_serve: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""speechseq serve: recognition over HTTP, as OpenAI's clients ask for it, and over WebSocket."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechseq.cli.terminal import add_decoder, add_device, note, open_recogniser
+from speechseq.errors import SpeechseqError, UsageError
+from speechseq.server.limits import Limits, flag
+
+if TYPE_CHECKING:
+    from speechseq.recogniser import Recogniser
+
+HELP = "serve recognition over HTTP and WebSocket"
+PACKAGES = ("starlette", "uvicorn", "websockets", "prometheus_client")
+MOST_PORT = 65535
+SWITCH_SECONDS = 0.0005
+"""How long the decoding thread may keep the interpreter's lock from the event loop: a tenth of
+Python's default, with which 32 clients had a fifth less throughput (in turns, busy machine)."""
+
+TOKEN_VARIABLE = "SPEECHSEQ_TOKEN"  # noqa: S105 (its name, not a token)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-m",
+        "--model",
+        action="append",
+        help="bundled name, model file or run; may be repeated (default: digits)",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
+    parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0: a free one")
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help=f"holds the token (or ${TOKEN_VARIABLE})"
+    )
+    add_decoder(parser)
+    add_device(parser)
+    bounds = parser.add_argument_group("limits")
+    for limit in fields(Limits):
+        bounds.add_argument(
+            f"--{flag(limit.name)}",
+            type=type(limit.default),
+            default=limit.default,
+            metavar="N",
+            help=f"{limit.metadata['meaning']} (default: {limit.default:g})",
+        )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    limits = Limits(**{limit.name: getattr(arguments, limit.name) for limit in fields(Limits)})
+    token = _token(arguments.token_file)
+    if not 0 <= arguments.port <= MOST_PORT:
+        raise UsageError(f"--port {arguments.port}: 0 to {MOST_PORT} goes here")
+    _check_host(arguments.host, token)
+    need_server()
+    recognisers = _open_recognisers(arguments)
+    import asyncio
+    import logging
+    import signal
+
+    from speechseq.server.app import build_app
+    from speechseq.server.listening import build_server, listen, serve
+    from speechseq.server.service import warm
+
+    warm(recognisers)
+    logging.basicConfig(
+        format="speechseq: %(message)s", level=logging.DEBUG if arguments.debug else logging.ERROR
+    )
+    server = build_server(build_app(recognisers, limits, token=token), limits)
+    listener = listen(arguments.host, arguments.port)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    signal.signal(signal.SIGTERM, _stop)  # uvicorn raises it anew when all that ran is finished
+    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+    note(f"serving {', '.join(recognisers)} at http://{host}:{listener.getsockname()[1]}")
+    asyncio.run(serve(server, listener, limits))
+
+
+def need_server() -> None:
+    """Refuse, in one line, to serve where the packages for it are not installed.
+
+    Raises:
+        SpeechseqError: one of them is missing.
+    """
+    for package in PACKAGES:
+        if find_spec(package) is None:
+            raise SpeechseqError(
+                f"serve: {package} is not installed; pip install 'speechseq[serve]'"
+            )
+
+
+def _open_recognisers(arguments: argparse.Namespace) -> dict[str, Recogniser]:
+    """Open each model under its bundled name, its file's stem or its folder's name."""
+    recognisers: dict[str, Recogniser] = {}
+    for model in arguments.model or [None]:
+        recogniser = open_recogniser(model, arguments.device, arguments.decoder)
+        name = _name(model)
+        if name in recognisers:
+            raise UsageError(f"{model}: a second model called {name!r}; rename one of them")
+        recognisers[name] = recogniser
+    return recognisers
+
+
+def _name(model: str | None) -> str:
+    from speechseq.model_file import DEFAULT_MODEL
+
+    path = Path(model or DEFAULT_MODEL)
+    return path.resolve().name if path.is_dir() else path.stem
+
+
+def _token(file: Path | None) -> str | None:
+    """Return the token of a file or of the environment, if there is one.
+
+    Raises:
+        UsageError: the file cannot be read, or what is there is no token.
+    """
+    if file is None:
+        if TOKEN_VARIABLE not in os.environ:
+            return None
+        where, text = f"${TOKEN_VARIABLE}", os.environ[TOKEN_VARIABLE]
+    else:
+        where = str(file)
+        try:
+            text = file.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not text"
+            raise UsageError(f"{where}: cannot be read ({reason}); check --token-file") from None
+    token = text.strip()
+    if not (token and token.isascii() and token.isprintable() and " " not in token):
+        raise UsageError(f"{where}: holds no token; one word of ASCII goes there")
+    return token
+
+
+def _check_host(host: str, token: str | None) -> None:
+    """Refuse to be reached from other machines by whoever likes.
+
+    Raises:
+        UsageError: the host is not this machine alone, and there is no token.
+    """
+    if token is None and not _is_loopback(host):
+        raise UsageError(
+            f"--host {host}: others can reach it; give a token in --token-file or ${TOKEN_VARIABLE}"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _stop(*_: object) -> None:
+    sys.exit(0)

@@ -1,0 +1,103 @@
+"""The door: who may ask at all; every answer is counted, and no error of ours leaves unseen."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from speechseq.server.metrics import Metrics
+from speechseq.server.refusal import CLIENT_GONE, Refusal, failure
+
+OPEN = "/healthz"
+"""The path that needs no token: what watches over the server knows none."""
+
+WEBSOCKET_STATUS = {"websocket.accept": 101, "websocket.close": 403}
+"""What the first message of an answer to a WebSocket amounts to."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Door:
+    """An ASGI application around `app`; `paths` are those that are counted by name."""
+
+    app: ASGIApp
+    metrics: Metrics
+    token: str | None
+    paths: Sequence[str]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check, answer and count one request or WebSocket."""
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        status = 0
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"].endswith("response.start"):
+                status = message["status"]
+            else:
+                status = status or WEBSOCKET_STATUS.get(message["type"], 0)
+            await send(message)
+
+        path = scope["path"] if scope["path"] in self.paths else "other"
+        try:
+            await self._answer(scope, receive, noting)
+        except ClientDisconnect:
+            status = CLIENT_GONE
+        except Exception as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            log.error("%s: %s", path, what, exc_info=log.isEnabledFor(logging.DEBUG))
+            if not status:
+                await _refuse(failure(), scope, receive, noting)
+        finally:
+            self.metrics.requests.labels(path, status or CLIENT_GONE).inc()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._check(scope)
+        except Refusal as refusal:
+            await _refuse(refusal, scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        """Check the token; where there is none, that no foreign web page uses this machine's.
+
+        Raises:
+            Refusal: the token is wrong (401), or a page of another place asks (403).
+        """
+        headers = Headers(scope=scope)
+        if scope["path"] == OPEN:
+            return
+        if self.token is None:
+            origin = headers.get("origin")
+            if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+                message = "Origin: another site's page; only a server with a token answers those"
+                raise Refusal(403, message, code="foreign_origin")
+        elif not _holds(headers.get("authorization", ""), self.token):
+            message = "Authorization: wrong or no token; send 'Bearer' and the server's token"
+            raise Refusal(401, message, code="invalid_api_key")
+
+
+def _holds(header: str, token: str) -> bool:
+    """Whether a header holds the token, found in a time that does not tell how much of it does."""
+    scheme, _, given = header.partition(" ")
+    right = hmac.compare_digest(given.strip().encode(), token.encode())
+    return right and scheme.lower() == "bearer"
+
+
+async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        await refusal.response()(scope, receive, send)
+    else:
+        await WebSocket(scope, receive, send).send_denial_response(refusal.response())

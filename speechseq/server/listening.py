@@ -1,0 +1,87 @@
+"""From a socket to the application: uvicorn, and a watch over connections that say nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+from collections.abc import Collection
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from speechseq.errors import SpeechseqError
+from speechseq.server.limits import Limits
+
+BACKLOG = 512
+"""Connections that the system keeps until they are taken up."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open a listening socket; port 0 takes a free one.
+
+    Raises:
+        SpeechseqError: it cannot be opened.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, address = found[0]
+        return socket.create_server(address, family=family, backlog=BACKLOG)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SpeechseqError(
+            f"{host}:{port}: cannot be listened at ({reason}); choose another --host or --port"
+        ) from None
+
+
+def build_server(app: ASGIApp, limits: Limits) -> uvicorn.Server:
+    """Return uvicorn with what it bounds: headers' size, messages' size, time to finish."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http="h11",  # it bounds the size of headers; httptools does not
+            ws="websockets-sansio",
+            ws_max_size=limits.message_bytes,
+            ws_per_message_deflate=False,  # samples hardly shrink
+            lifespan="on",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=math.ceil(limits.grace_seconds),
+        )
+    )
+
+
+async def serve(server: uvicorn.Server, listener: socket.socket, limits: Limits) -> None:
+    """Serve until a signal, or `server.should_exit`; what runs is finished first."""
+    connections = server.server_state.connections
+    watch = asyncio.create_task(drop_silent(connections, limits.header_seconds))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        watch.cancel()
+
+
+async def drop_silent(connections: Collection[Any], header_seconds: float) -> None:
+    """Close connections that send no whole request header for so long; uvicorn waits for ever."""
+    since: dict[Any, tuple[Any, float]] = {}
+    clock = asyncio.get_running_loop().time
+    while True:
+        await asyncio.sleep(header_seconds / 4)
+        silent = {each: each.cycle for each in connections if _is_silent(each)}
+        for connection, cycle in silent.items():
+            last, began = since.get(connection, (None, clock()))
+            since[connection] = (cycle, began if cycle is last else clock())
+            if clock() - since[connection][1] >= header_seconds and connection.transport:
+                connection.transport.close()
+        since = {each: since[each] for each in silent}
+
+
+def _is_silent(connection: Any) -> bool:
+    """Whether no request of it is under way; WebSockets have no cycle, and bounds of their own."""
+    if not hasattr(connection, "cycle"):
+        return False
+    return connection.cycle is None or connection.cycle.response_complete

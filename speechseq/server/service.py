@@ -1,0 +1,131 @@
+"""What all requests share: models, places, the batcher, counters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from typing import TypeVar
+
+import numpy as np
+
+from speechseq.errors import UsageError
+from speechseq.recogniser import Recogniser, Recognition
+from speechseq.server.batching import Batcher
+from speechseq.server.gate import Gate, Store
+from speechseq.server.limits import Limits
+from speechseq.server.metrics import Metrics
+from speechseq.server.refusal import Refusal
+
+FIRST = ("", "whisper-1")
+"""What clients call a model who know none by name: the first one is meant."""
+
+READERS = 2
+"""Threads that read forms and audio; libsndfile and soxr work beside each other."""
+
+Result = TypeVar("Result")
+
+
+class Service:
+    """One server's parts; `recognisers` by name, the first one by default.
+
+    Raises:
+        UsageError: the largest upload allowed would not fit into the memory for all.
+    """
+
+    def __init__(self, recognisers: Mapping[str, Recogniser], limits: Limits):
+        _check_memory(recognisers, limits)
+        self.recognisers = recognisers
+        self.limits = limits
+        self.metrics = Metrics()
+        self.uploads = Gate(limits.requests, limits.queue, limits.wait_seconds)
+        self.streams = Gate(limits.streams, 0)
+        self.store = Store(limits.total_bytes)
+        self.batcher = Batcher(
+            limits,
+            coming=lambda: self.uploads.inside,
+            on_batch=self.metrics.batch_size.observe,
+        )
+        self._readers = ThreadPoolExecutor(READERS, "read")
+        self._batching: asyncio.Task[None] | None = None
+        self._watch()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Recognise while this lasts."""
+        self._batching = asyncio.create_task(self.batcher.run())
+        try:
+            yield
+        finally:
+            self._batching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._batching
+            self.batcher.close()
+            self._readers.shutdown()
+
+    @property
+    def is_well(self) -> bool:
+        """Whether clips are being recognised."""
+        return self._batching is not None and not self._batching.done()
+
+    def model(self, name: str) -> Recogniser:
+        """Return the recogniser that a request calls by name.
+
+        Raises:
+            Refusal: there is none (404).
+        """
+        if name in self.recognisers:
+            return self.recognisers[name]
+        if name in FIRST:
+            return next(iter(self.recognisers.values()))
+        known = ", ".join(self.recognisers)
+        message = f"model: no {name[:80]!r} here; choose from {known}"
+        raise Refusal(404, message, code="model_not_found", param="model")
+
+    async def read(self, work: Callable[[], Result]) -> Result:
+        """Run what takes time in one of the reading threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
+    async def recognise(self, recogniser: Recogniser, samples: np.ndarray) -> Recognition:
+        """Recognise samples (samples,) at the recogniser's rate.
+
+        Raises:
+            Refusal: it took too long (503).
+        """
+        try:
+            async with asyncio.timeout(self.limits.answer_seconds):
+                found = await self.batcher.recognise(recogniser, samples)
+        except TimeoutError:
+            raise Refusal(503, "server: too busy to answer; try again", code="busy") from None
+        self.metrics.audio_seconds.inc(found.duration)
+        return found
+
+    def _watch(self) -> None:
+        watch = self.metrics.watch
+        watch("queue_length", "Clips that wait to be recognised", lambda: len(self.batcher.waiting))
+        watch("waiting_uploads", "Uploads that wait for a place", lambda: self.uploads.waiting)
+        watch("uploads", "Uploads that are worked on", lambda: self.uploads.inside)
+        watch("streams", "Open streams", lambda: self.streams.inside)
+        watch("held_bytes", "Bytes of uploads and samples", lambda: self.store.held)
+
+
+def _check_memory(recognisers: Mapping[str, Recogniser], limits: Limits) -> None:
+    rate = max(recogniser.rate for recogniser in recognisers.values())
+    samples = limits.audio_seconds * rate * np.dtype(np.float32).itemsize
+    largest = max(limits.body_bytes, samples)
+    if largest > limits.total_bytes:
+        raise UsageError(
+            f"--total-mb {limits.total_mb:g}: one upload may take {largest / 1e6:g}; "
+            f"raise it, or lower --body-mb or --audio-seconds"
+        )
+
+
+def warm(recognisers: Mapping[str, Recogniser]) -> None:
+    """Recognise a second of silence with each, so that the first request is as quick as others.
+
+    Raises:
+        ModelError: one cannot be run.
+    """
+    for recogniser in recognisers.values():
+        recogniser.transcribe_batch([np.zeros(recogniser.rate, np.float32)])

@@ -1,0 +1,221 @@
+"""WebSocket /v1/stream: samples as they are spoken, interim texts, and the final one.
+
+The client sends ``{"type": "start", "rate": 16000}`` (and ``"model"``, ``"interim": true``), then
+binary messages of 16-bit little-endian mono samples, then ``{"type": "finish"}``. The server
+answers ``ready``, ``interim`` at most once a second, and ``final`` or ``error``; then it closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from speechseq.recogniser import Recogniser, Recognition
+from speechseq.server.answers import word_times
+from speechseq.server.limits import Limits
+from speechseq.server.refusal import Refusal, failure
+from speechseq.server.service import Service
+from speechseq.server.sound import PCM_BYTES, read_pcm, too_long
+
+RATES = (8000, 48000)
+"""Samples per second that a stream may have."""
+
+INTERIM_SECONDS = 1.0
+"""Least time from one interim text to the next."""
+
+SLOWEST = 2.0
+"""A stream may last so many times as long as the longest audio: who sends slower is cut off."""
+
+CLOSE_CODES = {408: 1008, 413: 1009, 429: 1013, 500: 1011, 503: 1013}
+"""WebSocket's close codes by HTTP's statuses; 1008 stands for all others."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the first message asks for."""
+
+    recogniser: Recogniser
+    rate: int
+    interim: bool
+
+
+class WholeUtterance:
+    """Hears an utterance and recognises all of it anew each time it is asked.
+
+    A recogniser that works frame by frame takes its place with the same two methods.
+    """
+
+    def __init__(self, service: Service, start: Start):
+        self._service = service
+        self._start = start
+        self._heard = bytearray()
+        self._most = round(service.limits.stream_seconds * start.rate) * PCM_BYTES
+
+    def hear(self, pcm: bytes) -> None:
+        """Take the next samples.
+
+        Raises:
+            Refusal: they are not whole samples (400), or too many (413).
+        """
+        if len(pcm) % PCM_BYTES:
+            raise _wrong(f"audio: {len(pcm)} bytes; whole 16-bit samples go here")
+        if len(self._heard) + len(pcm) > self._most:
+            raise too_long(self._service.limits.stream_seconds)
+        self._heard += pcm
+
+    async def recognise(self) -> Recognition:
+        """Recognise what was heard so far.
+
+        Raises:
+            Refusal: the server is too busy (503).
+        """
+        heard, recogniser = bytes(self._heard), self._start.recogniser
+        samples = await self._service.read(
+            lambda: read_pcm(heard, self._start.rate, recogniser.rate)
+        )
+        if not len(samples):
+            return Recognition("", (), 1.0, 0.0)
+        return await self._service.recognise(recogniser, samples)
+
+
+class Interims:
+    """Sends interim texts while more is heard, one at a time."""
+
+    def __init__(self, socket: WebSocket, utterance: WholeUtterance):
+        self._socket = socket
+        self._utterance = utterance
+        self._task: asyncio.Task[None] | None = None
+        self._next = 0.0
+
+    def offer(self) -> None:
+        """Begin with the next text, if it is time for one and the last one is out."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._next and (self._task is None or self._task.done()):
+            self._next = now + INTERIM_SECONDS
+            self._task = asyncio.create_task(self._send())
+
+    async def stop(self) -> None:
+        """Send no more; what went wrong with an interim text goes wrong with the final one, too."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _send(self) -> None:
+        await _say(self._socket, "interim", await self._utterance.recognise())
+
+
+async def stream(socket: WebSocket) -> None:
+    """Serve one stream, if there is a place for it."""
+    service: Service = socket.app.state.service
+    try:
+        async with service.streams.place():
+            await socket.accept()
+            await _guarded(socket, service)
+    except Refusal as refusal:
+        await socket.send_denial_response(refusal.response())
+
+
+async def _guarded(socket: WebSocket, service: Service) -> None:
+    """Hold the conversation within its time; say what went wrong with it, and close."""
+    lifetime = SLOWEST * service.limits.stream_seconds + service.limits.answer_seconds
+    try:
+        try:
+            async with asyncio.timeout(lifetime):
+                await _converse(socket, service)
+                await socket.close()
+        except TimeoutError:
+            raise Refusal(408, "stream: open for too long; start another", code="timeout") from None
+    except WebSocketDisconnect:
+        return
+    except Refusal as refusal:
+        await _give_up(socket, refusal)
+    except Exception:
+        await _give_up(socket, failure())
+        raise
+
+
+async def _give_up(socket: WebSocket, refusal: Refusal) -> None:
+    try:
+        await socket.send_json({"type": "error", **refusal.body()})
+        await socket.close(CLOSE_CODES.get(refusal.status, 1008))
+    except (WebSocketDisconnect, RuntimeError):  # it is gone already
+        return
+
+
+async def _converse(socket: WebSocket, service: Service) -> None:
+    """Hear until the client says finish, then say what it was."""
+    start = _read_start(await _receive(socket, service.limits), service)
+    utterance = WholeUtterance(service, start)
+    interims = Interims(socket, utterance)
+    await socket.send_json({"type": "ready", "rate": start.rate})
+    try:
+        while isinstance(message := await _receive(socket, service.limits), bytes):
+            utterance.hear(message)
+            if start.interim:
+                interims.offer()
+    finally:
+        await interims.stop()
+    if message.get("type") != "finish":
+        raise _wrong('message: unknown; send samples, or {"type": "finish"}')
+    await _say(socket, "final", await utterance.recognise())
+
+
+async def _receive(socket: WebSocket, limits: Limits) -> bytes | dict[str, Any]:
+    """Return the next message: samples, or a JSON object.
+
+    Raises:
+        Refusal: it came too late, is too large or no JSON object.
+        WebSocketDisconnect: the client left.
+    """
+    try:
+        async with asyncio.timeout(limits.idle_seconds):
+            message = await socket.receive()
+    except TimeoutError:
+        raise Refusal(408, "stream: silent for too long; start another", code="timeout") from None
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1005))
+    content: bytes | str = message.get("bytes") or message.get("text") or b""
+    if len(content) > limits.message_bytes:
+        raise Refusal(413, "message: too large; send smaller ones", code="message_too_large")
+    return content if isinstance(content, bytes) else _parse(content)
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise _wrong("message: not JSON; send an object") from None
+    if not isinstance(value, dict):
+        raise _wrong("message: not an object; send one with a type")
+    return value
+
+
+def _read_start(message: bytes | dict[str, Any], service: Service) -> Start:
+    if isinstance(message, bytes) or message.get("type") != "start":
+        raise _wrong('message: the first one is {"type": "start", "rate": …}; send that')
+    rate, model = message.get("rate"), message.get("model") or ""
+    if type(rate) is not int or not RATES[0] <= rate <= RATES[1]:
+        raise _wrong(f"rate: samples per second, {RATES[0]} to {RATES[1]}, go here", "rate")
+    if not isinstance(model, str):
+        raise _wrong("model: a name goes here", "model")
+    return Start(service.model(model), rate, message.get("interim") is True)
+
+
+def _wrong(text: str, param: str | None = None) -> Refusal:
+    return Refusal(400, text, code="invalid_message", param=param)
+
+
+async def _say(socket: WebSocket, kind: str, found: Recognition) -> None:
+    await socket.send_json(
+        {
+            "type": kind,
+            "text": found.text,
+            "words": [word_times(word) for word in found.words],
+            "confidence": round(found.confidence, 4),
+            "duration": found.duration,
+        }
+    )

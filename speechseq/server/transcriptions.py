@@ -1,0 +1,84 @@
+"""POST /v1/audio/transcriptions: a form with a file to its text."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from speechseq.recogniser import Recogniser
+from speechseq.server.answers import Answer, answer_for
+from speechseq.server.forms import Form, boundary_of, parse_form
+from speechseq.server.refusal import Refusal
+from speechseq.server.service import Service
+from speechseq.server.sound import read_upload
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a form asks for: samples (samples,) to a model, its answer in a format."""
+
+    form: Form
+    answer: Answer
+    recogniser: Recogniser
+    samples: np.ndarray
+
+
+async def transcribe(request: Request) -> Response:
+    """Answer a transcription; whatever can be refused is refused before it costs anything."""
+    service: Service = request.app.state.service
+    began = time.monotonic()
+    boundary = boundary_of(request.headers.get("content-type", ""))
+    _check_length(request, service.limits.body_bytes)
+    async with service.uploads.place():
+        task = await _receive(request, boundary, service)
+        with service.store.lease() as take:
+            take(task.samples.nbytes)
+            found = await service.recognise(task.recogniser, task.samples)
+    answer = task.answer(found, task.form)
+    service.metrics.latency.observe(time.monotonic() - began)
+    return answer
+
+
+async def _receive(request: Request, boundary: bytes, service: Service) -> Task:
+    """Read what is sent, and let its bytes go as soon as its samples are known."""
+    limits = service.limits
+    chunks: list[bytes] = []
+    size = 0
+    with service.store.lease() as take:
+        try:
+            async with asyncio.timeout(limits.body_seconds):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > limits.body_bytes:
+                        raise _too_large(limits.body_bytes)
+                    take(len(chunk))
+                    chunks.append(chunk)
+        except TimeoutError:
+            message = "body: sent too slowly; send it again, or less at once"
+            raise Refusal(408, message, code="timeout") from None
+        return await service.read(lambda: _task(b"".join(chunks), boundary, service))
+
+
+def _task(body: bytes, boundary: bytes, service: Service) -> Task:
+    """Read a form and its audio; what is asked for is checked before the audio is read."""
+    file, form = parse_form(body, boundary)
+    answer = answer_for(form)
+    recogniser = service.model(form.text("model"))
+    samples = read_upload(file, recogniser.rate, service.limits.audio_seconds)
+    return Task(form, answer, recogniser, samples)
+
+
+def _check_length(request: Request, most: int) -> None:
+    claimed = request.headers.get("content-length", "0")
+    if claimed.isdecimal() and int(claimed[:20]) > most:
+        raise _too_large(most)
+
+
+def _too_large(most: int) -> Refusal:
+    message = f"body: larger than {most / 1e6:g} MB; send the audio in parts or compressed"
+    return Refusal(413, message, code="body_too_large")

@@ -1,0 +1,83 @@
+"""What the server's tests share: recognisers that are written out, forms, and a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+import numpy as np
+import soundfile
+
+from speechseq.recipe import recipe_from_dict
+from speechseq.recogniser import Recogniser
+from speechseq.server.app import build_app
+from speechseq.server.forms import boundary_of
+from speechseq.server.limits import Limits
+from speechseq.server.listening import build_server, listen, serve
+from speechseq.tokens import BLANK_TOKEN, Vocabulary
+
+RATE = 8000
+WORDS = Vocabulary("words", (BLANK_TOKEN, "left", "right"))
+PATH = "/v1/audio/transcriptions"
+Network = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def saying(*best: int, then: Callable[[np.ndarray], object] = lambda _: None) -> Network:
+    """A network that says these tokens, whatever it hears, after doing something with it."""
+    probs = np.full((len(best), 3), 0.05)
+    probs[np.arange(len(best)), best] = 0.9
+
+    def run(samples: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        then(samples)
+        log_probs = np.log(np.stack([probs] * len(samples))).astype(np.float32)
+        return log_probs, np.full(len(samples), len(best))
+
+    return run
+
+
+def recogniser(network: Network) -> Recogniser:
+    recipe = recipe_from_dict({"features": {"rate": RATE}, "data": {"tokens": "words"}}, "test")
+    return Recogniser(network, WORDS, recipe)
+
+
+LEFT_RIGHT = recogniser(saying(0, 1, 1, 0, 2, 0))
+RIGHT = recogniser(saying(2, 0))
+
+
+def wav(seconds: float = 0.5, rate: int = RATE, channels: int = 1, kind: str = "WAV") -> bytes:
+    """A file of quiet noise."""
+    noise = np.random.default_rng(0).normal(0, 0.01, (round(seconds * rate), channels))
+    file = io.BytesIO()
+    soundfile.write(file, noise, rate, format=kind)
+    return file.getvalue()
+
+
+CLIP = wav()
+
+
+def encoded(files: list[tuple[str, Any]], data: dict[str, Any]) -> tuple[bytes, bytes]:
+    """A form as a client writes it: its body and boundary."""
+    request = httpx2.Request("POST", "http://h/", files=files, data=data)
+    return request.read(), boundary_of(request.headers["Content-Type"])
+
+
+@contextmanager
+def live(*recognisers: Recogniser, **limits: Any) -> Iterator[tuple[str, int]]:
+    """A server on loopback, in a thread; its address."""
+    settings = Limits(**limits)
+    app = build_app(dict(zip("abc", recognisers or (LEFT_RIGHT,), strict=False)), settings)
+    server, listener = build_server(app, settings), listen("127.0.0.1", 0)
+    address = listener.getsockname()
+    thread = threading.Thread(target=lambda: asyncio.run(serve(server, listener, settings)))
+    thread.start()
+    try:
+        yield address
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()

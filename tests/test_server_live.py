@@ -1,0 +1,345 @@
+"""A real server on loopback: slow clients and many, signals; and the command that starts it."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from served import CLIP, PATH, RATE, encoded, live, recogniser, saying
+
+from speechseq.cli import main
+from speechseq.cli import serve as command
+from speechseq.errors import ModelError, SpeechseqError
+from speechseq.recogniser import load
+from speechseq.server.listening import listen
+from speechseq.server.service import warm
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "data" / "samples" / "nine_one_one.wav"
+Fails = Callable[..., str]
+
+
+def request_bytes(file: bytes = CLIP) -> bytes:
+    """A whole request, as it goes over the wire."""
+    body, boundary = encoded([("file", ("clip.wav", file))], {})
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+        f"Content-Type: multipart/form-data; boundary={boundary.decode()}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def answer_of(connection: socket.socket) -> tuple[int, bytes]:
+    """What comes until the server closes: the status, 0 for nothing, and the body."""
+    connection.settimeout(20)
+    data = b""
+    while chunk := connection.recv(65536):
+        data += chunk
+    head, _, body = data.partition(b"\r\n\r\n")
+    return int(head.split()[1]) if head else 0, body
+
+
+def test_openais_own_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    openai = pytest.importorskip("openai", reason="openai's client is not installed")
+    monkeypatch.setenv("NO_PROXY", "*")
+    digits = load("digits")
+    expected = digits.transcribe(SAMPLE)
+    with (
+        live(digits) as (host, port),
+        openai.OpenAI(base_url=f"http://{host}:{port}/v1", api_key="none", max_retries=0) as api,
+    ):
+        create = api.audio.transcriptions.create
+        assert [model.id for model in api.models.list()] == ["a"]
+        assert api.models.retrieve("a").owned_by == "speechseq"
+        for model in ("a", "whisper-1"):
+            assert create(file=SAMPLE, model=model).text == expected.text
+        found = create(
+            file=("clip.wav", SAMPLE.read_bytes()),
+            model="whisper-1",
+            response_format="verbose_json",
+            timestamp_granularities=["word", "segment"],
+            language="en",
+            prompt="digits",
+            temperature=0.0,
+        )
+        assert found.duration == expected.duration
+        assert [(w.word, w.start, w.end) for w in found.words] == [
+            (w.text, w.start, w.end) for w in expected.words
+        ]
+        assert " ".join(segment.text for segment in found.segments) == expected.text
+        assert create(file=SAMPLE, model="a", response_format="text").strip() == expected.text
+        assert "-->" in create(file=SAMPLE, model="a", response_format="srt")
+        with pytest.raises(openai.NotFoundError, match="choose from a"):
+            create(file=SAMPLE, model="other")
+        with pytest.raises(openai.BadRequestError, match="not audio that can be read"):
+            create(file=("a.wav", b"no audio"), model="a")
+
+
+def test_two_hundred_connections_at_once() -> None:
+    async def ask(host: str, port: int) -> bytes:
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(request_bytes())
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return answer
+
+    async def ask_all(host: str, port: int) -> list[bytes]:
+        return await asyncio.gather(*(ask(host, port) for _ in range(200)))
+
+    with live() as address:
+        answers = asyncio.run(ask_all(*address))
+    assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
+    assert all(b'"text":"left right"' in answer for answer in answers)
+
+
+def test_a_full_server_says_come_back() -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def hold(_: np.ndarray) -> None:
+        begun.set()
+        assert go.wait(20)
+
+    with (
+        live(recogniser(saying(1, then=hold)), requests=1, queue=1) as address,
+        socket.create_connection(address) as inside,
+        socket.create_connection(address) as waiting,
+        socket.create_connection(address) as refused,
+    ):
+        inside.sendall(request_bytes())
+        assert begun.wait(20)
+        waiting.sendall(request_bytes())
+        until(lambda: metric(address, "speechseq_waiting_uploads") == 1)
+        refused.sendall(request_bytes())
+        status, body = answer_of(refused)
+        assert (status, json.loads(body)["error"]["code"]) == (429, "busy")
+        go.set()
+        assert answer_of(inside)[0] == answer_of(waiting)[0] == 200
+
+
+def page_of(address: tuple[str, int]) -> str:
+    """The page of counters."""
+    connection = http.client.HTTPConnection(*address, timeout=20)
+    connection.request("GET", "/metrics")
+    page = connection.getresponse().read().decode()
+    connection.close()
+    return page
+
+
+def metric(address: tuple[str, int], name: str) -> float:
+    found = re.search(rf"^{name} (.*)$", page_of(address), re.MULTILINE)
+    assert found
+    return float(found[1])
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait until something is so; fail after 20 s."""
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_slow_senders_are_cut_off() -> None:
+    with live(header_seconds=0.2, body_seconds=0.2) as address:
+        for sent, status in (
+            (b"", 0),
+            (b"POST /v1/aud", 0),
+            (request_bytes()[:-100], 408),
+        ):
+            with socket.create_connection(address) as slow:
+                slow.sendall(sent)
+                found, body = answer_of(slow)
+                assert found == status
+                assert not status or json.loads(body)["error"]["code"] == "timeout"
+        with socket.create_connection(address) as late:  # between two requests of one connection
+            late.sendall(request_bytes().replace(b"Connection: close\r\n", b"") + b"GET /hea")
+            assert answer_of(late)[0] == 200
+        with socket.create_connection(address) as quick:
+            quick.sendall(request_bytes())
+            assert answer_of(quick)[0] == 200
+
+
+def test_who_leaves_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    with live() as address:
+        with socket.create_connection(address) as leaving:
+            leaving.sendall(request_bytes()[:-100])
+        until(lambda: 'status="499"' in page_of(address))
+        assert metric(address, "speechseq_held_bytes") == 0
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_a_stream_over_a_real_socket() -> None:
+    from websockets.exceptions import ConnectionClosed
+    from websockets.sync.client import connect
+
+    with live(message_kb=10) as (host, port):
+        with connect(f"ws://{host}:{port}/v1/stream", proxy=None) as connection:
+            for message in ('{"type": "start", "rate": 8000}', bytes(RATE), '{"type": "finish"}'):
+                connection.send(message)
+            *_, final = (json.loads(message) for message in connection)
+            assert (final["type"], final["text"], final["duration"]) == ("final", "left right", 0.5)
+        with connect(f"ws://{host}:{port}/v1/stream", proxy=None) as connection:
+            connection.send(bytes(20_000))
+            with pytest.raises(ConnectionClosed) as closed:
+                connection.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1009
+
+
+def test_what_is_listened_at_already_is_named() -> None:
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SpeechseqError, match=rf"127.0.0.1:{port}: .*in use.*another --host"):
+            listen("127.0.0.1", port)
+    for host in ("192.0.2.1", "a" * 70, "\0"):
+        with pytest.raises(SpeechseqError, match="choose another --host or --port"):
+            listen(host, 0)
+
+
+# ---- the command ----
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Fails:
+    """A function that expects an exit code and one line, which it returns."""
+    monkeypatch.delenv(command.TOKEN_VARIABLE, raising=False)
+
+    def run(code: int, *words: object) -> str:
+        assert main(["serve", *map(str, words)]) == code
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("speechseq: ")
+        assert err.count("\n") == 1, err
+        return err
+
+    return run
+
+
+def test_a_server_that_others_reach_needs_a_token(
+    fails: Fails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for host in ("0.0.0.0", "::", "192.0.2.1", "example.com", ""):  # noqa: S104
+        assert "give a token in --token-file or $SPEECHSEQ_TOKEN" in fails(2, "--host", host)
+    file = tmp_path / "token"
+    for text in ("", " \n", "two words", "wört", "a\nb"):
+        file.write_text(text)
+        assert "holds no token" in fails(2, "--host", "::", "--token-file", file)
+    assert "cannot be read (No such file" in fails(2, "--token-file", tmp_path / "none")
+    file.write_bytes(b"\xff")
+    assert "cannot be read (not text)" in fails(2, "--token-file", file)
+    monkeypatch.setenv(command.TOKEN_VARIABLE, "")
+    assert "$SPEECHSEQ_TOKEN: holds no token" in fails(2)
+    monkeypatch.setenv(command.TOKEN_VARIABLE, " word\n")
+    assert command._token(None) == "word"
+    file.write_text("other\n")
+    assert command._token(file) == "other"
+
+
+@pytest.mark.parametrize(("host", "loopback"), [
+    ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
+    ("0.0.0.0", False), ("localhost.example.com", False), ("10.0.0.1", False),  # noqa: S104
+])  # fmt: skip
+def test_which_hosts_are_this_machine(host: str, loopback: bool) -> None:
+    assert command._is_loopback(host) is loopback
+
+
+def test_what_is_wrong_is_said_before_anything_is_opened(fails: Fails) -> None:
+    assert "--batch: 0; more than 0 goes here" in fails(2, "--batch", 0)
+    assert "invalid int value" in fails(2, "--port", "http")
+    assert "no such model" in fails(1, "-m", "nothing")
+    assert "a second model called 'digits'" in fails(2, "-m", "digits", "-m", "digits")
+    assert "--port 70000: 0 to 65535 goes here" in fails(2, "--port", 70000)
+
+
+@pytest.mark.parametrize("package", command.PACKAGES)
+def test_a_missing_package_is_one_line(
+    fails: Fails, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name == package else "there")
+    assert fails(1) == (
+        f"speechseq: serve: {package} is not installed; pip install 'speechseq[serve]'\n"
+    )
+
+
+def test_models_are_named_after_their_files(tmp_path: Path) -> None:
+    assert command._name(None) == "digits"
+    assert command._name("some/where/mine.onnx") == "mine"
+    assert command._name(str(tmp_path)) == tmp_path.name
+
+
+def test_a_model_that_cannot_be_run_is_found_out_at_once() -> None:
+    def fail(_: np.ndarray) -> None:
+        raise ModelError("m: cannot be run")
+
+    with pytest.raises(ModelError):
+        warm({"a": recogniser(saying(0, then=fail))})
+
+
+def fresh(*words: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop(command.TOKEN_VARIABLE, None)
+    return subprocess.Popen(
+        [sys.executable, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_lets_what_runs_finish(number: signal.Signals, code: int) -> None:
+    with fresh("-m", "speechseq", "serve", "--port", "0") as server:
+        assert server.stderr
+        line = server.stderr.readline()
+        address = re.fullmatch(r"serving digits at http://(127\.0\.0\.1):(\d+)\n", line)
+        assert address, line
+        place = (address[1], int(address[2]))
+        whole = request_bytes(SAMPLE.read_bytes())
+        with socket.create_connection(place) as running:
+            running.sendall(whole[:-100])
+            until(lambda: metric(place, "speechseq_uploads") == 1)
+            server.send_signal(number)
+            until(lambda: not is_open(place))
+            running.sendall(whole[-100:])
+            status, body = answer_of(running)
+        assert (status, json.loads(body)["text"]) == (200, "nine one one")
+        out, err = server.communicate(timeout=30)
+        assert (server.returncode, out) == (code, "")
+        assert err == ("speechseq: interrupted\n" if code else "")
+
+
+def is_open(place: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(place, timeout=20).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def test_the_server_imports_no_training_and_other_commands_no_server() -> None:
+    code = """
+import sys, speechseq.cli
+assert not {"starlette", "uvicorn", "asyncio", "prometheus_client"} & set(sys.modules)
+import speechseq.server.app, speechseq.server.listening
+assert not {"torch", "librosa", "scipy", "speechseq.training"} & set(sys.modules)
+"""
+    with fresh("-c", code) as done:
+        assert done.communicate(timeout=60) == ("", "")
+        assert done.returncode == 0
