@@ -1,6 +1,6 @@
 """Measure training: what it adds to the bare network, and how it does beside a plain script.
 
-    python scripts/bench_train.py [--recipe recipes/fsdd/digits.yaml] [--batches 0] [--threads 1]
+    python scripts/bench_train.py [--recipe recipes/fsdd/single.yaml] [--batches 0] [--threads 1]
 
 One run, three tables: (1) an epoch of the real training against forward, loss and backward of the
 bare network on the same batches, made beforehand; (2) clips per second against a plain script as
@@ -261,7 +261,7 @@ def bench_log_mels(recipe: Recipe, count: int = 640, size: int = 64) -> None:
 def main() -> None:
     """Run the three comparisons on a recipe."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--recipe", type=Path, default=Path("recipes/fsdd/digits.yaml"))
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/fsdd/single.yaml"))
     parser.add_argument("--batches", type=int, default=0, help="of each; 0 is an epoch")
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's (default: 1)")
     arguments = parser.parse_args()
