@@ -27,6 +27,7 @@ from speechseq.evaluation import Score, evaluate
 from speechseq.files import atomic_write
 from speechseq.manifest import Utterance, read_manifest, read_utterance, write_manifest
 from speechseq.model_file import RUN_MODEL
+from speechseq.pictures import new_figure, save_png
 from speechseq.recipe_file import read_recipe
 from speechseq.recogniser import load, pad
 from speechseq.run_table import read_metrics
@@ -191,7 +192,7 @@ def gradients(work: Path) -> dict[str, dict[str, np.ndarray]]:
 
 def draw_memory(rows: Sequence[Row], path: Path) -> None:
     """Draw accuracy over the length of the strings."""
-    figure, canvas = _figure()
+    figure = new_figure(path, 6.5, 4.2)
     axes = figure.add_subplot()
     for number, cell in enumerate(CELLS):
         for both in (False, True):
@@ -210,12 +211,12 @@ def draw_memory(rows: Sequence[Row], path: Path) -> None:
     axes.set_xlabel("digits in the string")
     axes.set_ylabel("first digit right (%)")
     axes.legend(frameon=False, ncols=2)
-    _save(canvas, path)
+    save_png(figure, path)
 
 
 def draw_gradients(found: dict[str, dict[str, np.ndarray]], path: Path) -> None:
     """Draw the gradient's norm over steps before the end, on a logarithmic axis."""
-    figure, canvas = _figure(width=9.0)
+    figure = new_figure(path, 9.0, 4.2)
     both = figure.subplots(1, 2, sharey=True)
     for axes, when in zip(both, ("before", "after"), strict=True):
         for cell, norms in found.items():
@@ -224,20 +225,7 @@ def draw_gradients(found: dict[str, dict[str, np.ndarray]], path: Path) -> None:
         axes.set_xlabel("steps (of 40 ms) before the end")
     both[0].set_ylabel("gradient norm, last step = 1")
     both[0].legend(frameon=False)
-    _save(canvas, path)
-
-
-def _figure(width: float = 6.5) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, 4.2), layout="constrained")
-    return figure, FigureCanvasAgg(figure)
-
-
-def _save(canvas: Any, path: Path) -> None:
-    with atomic_write(path) as file:
-        canvas.print_png(file)
+    save_png(figure, path)
 
 
 def table(rows: Sequence[Row]) -> str:

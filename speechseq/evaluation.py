@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from speechseq.errors import AudioError, DataError, SpeechseqError
-from speechseq.files import atomic_write
+from speechseq.errors import AudioError, DataError
 from speechseq.manifest import Utterance, read_utterance
 from speechseq.metrics import (
     LEAST_GROUPS,
@@ -25,6 +24,7 @@ from speechseq.metrics import (
     total_rate,
     word_errors,
 )
+from speechseq.pictures import new_figure, save_png
 from speechseq.recogniser import Recogniser, Recognition
 from speechseq.tokens import Vocabulary
 
@@ -282,15 +282,8 @@ def draw_confusion(report: Report, path: str | Path) -> None:
     """
     if report.confusion is None:
         raise DataError(f"{path}: no confusion matrix, the references are not a few single labels")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise SpeechseqError(
-            f"{path}: pictures need matplotlib; pip install 'speechseq[train]'"
-        ) from None
     size = 2.5 + 0.28 * len(report.labels)
-    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    figure = new_figure(path, size + 1, size)
     axes = figure.add_subplot()
     shares = report.confusion / report.confusion.sum(axis=1, keepdims=True)
     plain: dict[str, Any] = {"parse_math": False}  # a label may hold a $
@@ -303,5 +296,4 @@ def draw_confusion(report: Report, path: str | Path) -> None:
     axes.set_ylabel("said")
     axes.set_title(f"accuracy {100 * report.accuracy.value:.2f} %")
     figure.colorbar(image, label="share of the row")
-    with atomic_write(path) as file:
-        FigureCanvasAgg(figure).print_png(file)
+    save_png(figure, path)

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from speechseq.errors import DataError, ModelError, SpeechseqError
-from speechseq.files import atomic_write
+from speechseq.errors import DataError, ModelError
 from speechseq.model_file import RUN_DATA, RUN_RECIPE
+from speechseq.pictures import new_figure, save_png
 from speechseq.recipe_file import read_recipe
 from speechseq.run_table import best_row, read_metrics
 
@@ -151,15 +151,9 @@ def draw_forecast(laws: Sequence[Law], path: str | Path, *, overwrite: bool = Fa
         SpeechseqError: matplotlib is not installed.
         DataError: the file cannot be written, or is there and `overwrite` is false.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import StrMethodFormatter
-    except ImportError:
-        raise SpeechseqError(
-            f"{path}: pictures need matplotlib; pip install 'speechseq[train]'"
-        ) from None
-    figure = Figure(figsize=(7.0, 4.6), layout="constrained")
+    figure = new_figure(path, 7.0, 4.6)
+    from matplotlib.ticker import StrMethodFormatter
+
     axes = figure.add_subplot()
     for number, law in enumerate(laws):
         _draw(axes, law, f"C{number}")
@@ -171,8 +165,7 @@ def draw_forecast(laws: Sequence[Law], path: str | Path, *, overwrite: bool = Fa
     axes.set_ylabel("validation error (%)")
     axes.grid(visible=True, which="both", alpha=0.2)
     axes.legend(frameon=False)
-    with atomic_write(path, overwrite=overwrite) as file:
-        FigureCanvasAgg(figure).print_png(file)
+    save_png(figure, path, overwrite=overwrite)
 
 
 def _draw(axes: Any, law: Law, colour: str) -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechseq.errors import ModelError, SpeechseqError
-from speechseq.files import atomic_write
+from speechseq.errors import ModelError
 from speechseq.model_file import RUN_RECIPE
+from speechseq.pictures import new_figure, save_png
 from speechseq.run_table import Row, best_row, printable, read_metrics
 
 LEGEND_COLUMNS = 3
@@ -79,18 +79,11 @@ def draw_curves(curves: Sequence[Curves], path: str | Path, *, overwrite: bool =
         SpeechseqError: matplotlib is not installed.
         DataError: the file cannot be written, or is there and `overwrite` is false.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise SpeechseqError(
-            f"{path}: pictures need matplotlib; pip install 'speechseq[train]'"
-        ) from None
     entries = [_entry(run) for run in curves]
     columns = _columns(entries)
     width, height = _INCHES
     height += _LEGEND_INCHES * -(-len(curves) // columns)
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = new_figure(path, width, height)
     (loss, error), (rate, norm) = figure.subplots(2, 2, sharex=True)
     for run, colour in zip(curves, _colours(len(curves)), strict=True):
         _draw(loss, run, "loss", color=colour, **_TRAINING)
@@ -105,8 +98,7 @@ def draw_curves(curves: Sequence[Curves], path: str | Path, *, overwrite: bool =
     for axes in (rate, norm):
         axes.set_xlabel("epoch")
     _legend(figure, entries, columns)
-    with atomic_write(path, overwrite=overwrite) as file:
-        FigureCanvasAgg(figure).print_png(file)
+    save_png(figure, path, overwrite=overwrite)
 
 
 def _colours(count: int) -> list[Any]:

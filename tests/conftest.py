@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 # One thread a process: tests run beside each other (pytest -n), and networks here are tiny.
@@ -37,6 +38,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def real_corpora() -> Path:
     """The folder of real corpora (for tests marked `corpus`)."""
     return Path(os.environ["SPEECHSEQ_CORPORA"])
+
+
+Called = tuple[int, str, str]
+Call = Callable[..., Called]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """A function that runs the command line: exit code, stdout, stderr."""
+    from speechseq.cli import main
+
+    def run(*arguments: object) -> Called:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return run
 
 
 def tone(hertz: float, seconds: float, rate: int = RATE, *, seed: int = 0) -> np.ndarray:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import RATE, tone
+from conftest import RATE, Call, tone
 from layouts import make_layout
 
 from speechseq import __version__
@@ -32,23 +32,6 @@ features: {{rate: 8000, mels: 20, low_hz: 60}}
 model: {{hidden: 24, layers: 1, front_end: stack, time_stride: 2, layer_norm: true}}
 training: {{epochs: 1, batch: 8, learning_rate: 0.01, ema: 0.5}}
 """
-
-Called = tuple[int, str, str]
-Call = Callable[..., Called]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    """A function that runs the command line: exit code, stdout, stderr."""
-
-    def run(*arguments: object) -> Called:
-        capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture

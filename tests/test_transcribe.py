@@ -12,14 +12,15 @@ import signal
 import subprocess
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import RATE, tone
+from conftest import RATE, Call, tone
 
 from speechseq.audio import read_audio, write_wav
 from speechseq.cli import main, many_files
@@ -30,20 +31,11 @@ from speechseq.recogniser import Recogniser, load
 
 SAMPLES = sorted((Path(__file__).parents[1] / "data" / "samples").glob("*.wav"))
 
-Called = tuple[int, str, str]
-Call = Callable[..., Called]
-
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
+def transcribe(call: Call) -> Call:
     """A function that transcribes: exit code, stdout, stderr."""
-
-    def run(*arguments: object) -> Called:
-        capsys.readouterr()
-        code = main(["transcribe", *map(str, arguments)])
-        return code, *capsys.readouterr()
-
-    return run
+    return partial(call, "transcribe")
 
 
 @pytest.fixture
@@ -88,7 +80,7 @@ def texts() -> dict[str, str]:
 @pytest.mark.parametrize("jobs", [1, 2, 3])
 @pytest.mark.usefixtures("shared")
 def test_the_order_is_kept_whoever_does_the_work(
-    call: Call, clips: list[Path], jobs: int, monkeypatch: pytest.MonkeyPatch
+    transcribe: Call, clips: list[Path], jobs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pools = []
     made = many_files._processes
@@ -101,16 +93,16 @@ def test_the_order_is_kept_whoever_does_the_work(
     recogniser = load()
     names = [clips[number] for number in np.random.default_rng(0).permutation(len(clips))]
     expected = "".join(f"{name}\t{recogniser.transcribe(name).text}\n" for name in names)
-    assert call(*names, "--jobs", jobs) == (0, expected, "")
+    assert transcribe(*names, "--jobs", jobs) == (0, expected, "")
     assert pools == ([] if jobs == 1 else [jobs - 1])
     assert not multiprocessing.active_children()
 
 
 @pytest.mark.usefixtures("shared")
-def test_errors_stand_in_their_files_places(call: Call, clips: list[Path]) -> None:
+def test_errors_stand_in_their_files_places(transcribe: Call, clips: list[Path]) -> None:
     clips[4].write_bytes(b"no audio")
     clips[20].unlink()
-    code, out, err = call(*clips, "--jobs", 2)
+    code, out, err = transcribe(*clips, "--jobs", 2)
     assert code == 3
     there = [path for number, path in enumerate(clips) if number not in (4, 20)]
     assert [line.split("\t")[0] for line in out.splitlines()] == list(map(str, there))
@@ -121,9 +113,9 @@ def test_errors_stand_in_their_files_places(call: Call, clips: list[Path]) -> No
 
 
 @pytest.mark.usefixtures("shared")
-def test_the_other_processes_use_the_same_settings(call: Call, clips: list[Path]) -> None:
+def test_the_other_processes_use_the_same_settings(transcribe: Call, clips: list[Path]) -> None:
     words = [*clips, "-f", "json", "--decoder", "greedy"]
-    expected, found = (call(*words, "--jobs", jobs)[1].splitlines() for jobs in (1, 2))
+    expected, found = (transcribe(*words, "--jobs", jobs)[1].splitlines() for jobs in (1, 2))
     recogniser = load().decoding_with("greedy")
     for path, one, two in zip(clips, expected, found, strict=True):
         text = recogniser.transcribe(path).text
@@ -135,32 +127,32 @@ def test_the_other_processes_use_the_same_settings(call: Call, clips: list[Path]
 
 @pytest.mark.usefixtures("shared")
 def test_standard_input_among_many(
-    call: Call, clips: list[Path], monkeypatch: pytest.MonkeyPatch
+    transcribe: Call, clips: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = SAMPLES[0].read_bytes()
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(data)))
-    code, out, _ = call(*clips[:7], "-", *clips[7:], "--jobs", 2)
+    code, out, _ = transcribe(*clips[:7], "-", *clips[7:], "--jobs", 2)
     assert code == 0
     assert out.splitlines()[7] == f"-\t{load().transcribe(SAMPLES[0]).text}"
 
 
 @pytest.mark.usefixtures("alone")
-def test_little_work_starts_no_process(call: Call, clips: list[Path]) -> None:
-    assert call(clips[0], "--jobs", 4)[0] == 0
-    assert call(*clips, "--jobs", 4)[0] == 0
+def test_little_work_starts_no_process(transcribe: Call, clips: list[Path]) -> None:
+    assert transcribe(clips[0], "--jobs", 4)[0] == 0
+    assert transcribe(*clips, "--jobs", 4)[0] == 0
 
 
 @pytest.mark.usefixtures("alone")
 def test_one_job_is_this_process(
-    call: Call, clips: list[Path], monkeypatch: pytest.MonkeyPatch
+    transcribe: Call, clips: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(many_files, "SHARED_BYTES", 0)
-    assert call(*clips, "--jobs", 1)[0] == 0
+    assert transcribe(*clips, "--jobs", 1)[0] == 0
 
 
 @pytest.mark.parametrize("jobs", ["0", "-3", "many"])
-def test_jobs_are_counted_from_one(call: Call, jobs: str) -> None:
-    code, out, err = call(SAMPLES[0], "--jobs", jobs)
+def test_jobs_are_counted_from_one(transcribe: Call, jobs: str) -> None:
+    code, out, err = transcribe(SAMPLES[0], "--jobs", jobs)
     assert (code, out) == (2, "")
     assert re.fullmatch(r"speechseq: .*--jobs: .*; .*\n", err)
 
@@ -247,13 +239,13 @@ def test_work_ahead_is_bounded_while_another_process_is_slow() -> None:
 
 @pytest.mark.usefixtures("shared")
 def test_a_process_that_ends_is_told(
-    call: Call, clips: list[Path], monkeypatch: pytest.MonkeyPatch
+    transcribe: Call, clips: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise BrokenProcessPool
 
     monkeypatch.setattr(ProcessPoolExecutor, "submit", broken)
-    code, out, err = call(*clips, "--jobs", 2)
+    code, out, err = transcribe(*clips, "--jobs", 2)
     assert (code, out) == (1, "")
     message = "speechseq: transcribe: another process ended on its own; --jobs 1 does without\n"
     assert err == message
@@ -316,13 +308,13 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_long_text_is_one_line(call: Call, long_file: Path, texts: dict[str, str]) -> None:
+def test_a_long_text_is_one_line(transcribe: Call, long_file: Path, texts: dict[str, str]) -> None:
     expected = " ".join(texts[str(path)] for path in SAMPLES[:3])
-    assert call(long_file) == (0, f"{expected}\n", "")
+    assert transcribe(long_file) == (0, f"{expected}\n", "")
 
 
-def test_all_words_of_a_long_file_have_their_times(call: Call, long_file: Path) -> None:
-    code, out, err = call(long_file, "-f", "json")
+def test_all_words_of_a_long_file_have_their_times(transcribe: Call, long_file: Path) -> None:
+    code, out, err = transcribe(long_file, "-f", "json")
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert found["duration"] == 65.0
@@ -333,13 +325,13 @@ def test_all_words_of_a_long_file_have_their_times(call: Call, long_file: Path) 
 
 @pytest.mark.parametrize("source", ["file", "pipe"])
 def test_how_far_a_long_file_is(
-    source: str, call: Call, long_file: Path, monkeypatch: pytest.MonkeyPatch
+    source: str, transcribe: Call, long_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     stream = io.BytesIO(long_file.read_bytes())
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=stream))
-    assert call(long_file if source == "file" else "-")[0] == 0
+    assert transcribe(long_file if source == "file" else "-")[0] == 0
     drawn = terminal.getvalue()
     name = long_file if source == "file" else "-"
     assert f"{name}, seconds" in drawn
@@ -348,7 +340,7 @@ def test_how_far_a_long_file_is(
 
 
 def test_an_error_is_told_on_a_line_of_its_own(
-    call: Call, long_file: Path, monkeypatch: pytest.MonkeyPatch
+    transcribe: Call, long_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def damaged(blocks: Counted) -> Iterator[np.ndarray]:
         assert blocks._progress
@@ -357,33 +349,33 @@ def test_an_error_is_told_on_a_line_of_its_own(
 
     monkeypatch.setattr(Counted, "__iter__", damaged)
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    assert call(long_file)[0] == 1
+    assert transcribe(long_file)[0] == 1
     bar, error, _ = terminal.getvalue().split("\n")
     assert bar.endswith("1/65")
     assert error == "speechseq: damaged; convert it again"
 
 
-def test_no_bar_is_drawn_for_short_files(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_bar_is_drawn_for_short_files(transcribe: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    assert call(SAMPLES[0])[0] == 0
+    assert transcribe(SAMPLES[0])[0] == 0
     assert terminal.getvalue() == ""
 
 
 def test_how_many_files_are_done(
-    call: Call, clips: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    transcribe: Call, clips: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    assert call(*clips, "-o", tmp_path / "out")[0] == 0
+    assert transcribe(*clips, "-o", tmp_path / "out")[0] == 0
     assert terminal.getvalue().endswith("30/30\n")
     monkeypatch.setattr(sys, "stderr", silent := Terminal())
     monkeypatch.setattr(sys, "stdout", Terminal())
-    assert call(*clips)[0] == 0
+    assert transcribe(*clips)[0] == 0
     assert silent.getvalue() == "", "the lines themselves tell"
 
 
 def test_steady_noise_is_not_heard(
-    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    transcribe: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "noise.wav"
     write_wav(path, 0.01 * np.random.default_rng(0).standard_normal(70 * RATE), RATE)
@@ -395,19 +387,19 @@ def test_steady_noise_is_not_heard(
         return network(self, *pieces, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Recogniser, "log_probs", watched)
-    assert call(path, "--skip-silence") == (0, "\n", "")
-    assert call(path)[0] == 0
+    assert transcribe(path, "--skip-silence") == (0, "\n", "")
+    assert transcribe(path)[0] == 0
     write_wav(tmp_path / "second.wav", np.zeros(62 * RATE), RATE)
-    assert call(path, tmp_path / "second.wav", "--skip-silence")[0] == 0
+    assert transcribe(path, tmp_path / "second.wav", "--skip-silence")[0] == 0
     assert heard == [False, True, False, False]
 
 
 def test_a_long_file_that_is_damaged_is_one_line(
-    call: Call, long_file: Path, tmp_path: Path
+    transcribe: Call, long_file: Path, tmp_path: Path
 ) -> None:
     cut = tmp_path / "cut.wav"
     cut.write_bytes(long_file.read_bytes()[:-50_000])
-    code, out, err = call(cut)
+    code, out, err = transcribe(cut)
     assert (code, out) == (1, "")
     assert re.fullmatch(r"speechseq: .*cut\.wav: cut short, .*; copy it again\n", err)
 
