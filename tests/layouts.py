@@ -135,7 +135,11 @@ def jsonl(place: Path) -> None:
         for number in range(4):
             tone(place / "clips" / f"{split}{number}.wav", pitch=number)
             clip = f"clips/{split}{number}.wav"
-            row = {"audio_filepath": clip, "duration": 1.0, "text": "yes no"}
+            row = {
+                "audio_filepath": clip,
+                "duration": 1.0,
+                "text": ("yes no", "no yes")[number % 2],
+            }
             rows.append(json.dumps(row))
         text(place / f"{split}.jsonl", rows)
 
