@@ -343,3 +343,13 @@ assert not {"torch", "librosa", "scipy", "speechseq.training"} & set(sys.modules
     with fresh("-c", code) as done:
         assert done.communicate(timeout=60) == ("", "")
         assert done.returncode == 0
+
+
+def test_answers_leave_at_once() -> None:
+    """Asyncio sets TCP_NODELAY on connections of a listener that says its protocol."""
+    with (
+        listen("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.proto == socket.IPPROTO_TCP
