@@ -25,7 +25,7 @@ from speechseq.metrics import (
     word_errors,
 )
 from speechseq.pictures import new_figure, save_png
-from speechseq.recogniser import Recogniser, Recognition
+from speechseq.recogniser import Recogniser, Recognition, by_length
 from speechseq.tokens import Vocabulary
 
 BATCH_SECONDS = 60.0
@@ -115,19 +115,15 @@ def evaluate(
             f"check where the audio is"
         )
     recognitions: dict[int, Recognition] = {}
-    began, spent = 0, 0.0
-    # Longest first, so that the first clip of a batch bounds it.
-    order = sorted(clips, key=lambda number: len(clips[number]), reverse=True)
-    while began < len(order):
-        size = max(int(BATCH_SECONDS * recogniser.rate / len(clips[order[began]])), 1)
-        batch = order[began : began + min(size, 64)]
+    spent = 0.0
+    sizes = {number: len(clip) for number, clip in clips.items()}
+    for batch in by_length(sizes, round(BATCH_SECONDS * recogniser.rate)):
         start = time.perf_counter()
         results = recogniser.transcribe_batch([clips[number] for number in batch])
         spent += time.perf_counter() - start
         recognitions.update(zip(batch, results, strict=True))
-        began += len(batch)
         if progress:
-            progress(began, len(order))
+            progress(len(recognitions), len(clips))
     items = [_item(recogniser, utterances[n], recognitions[n]) for n in sorted(clips)]
     seconds = sum(map(len, clips.values())) / recogniser.rate
     return _report(recogniser.vocabulary, items, failed, seconds, spent)

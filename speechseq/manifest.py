@@ -6,6 +6,7 @@ One line an utterance, with the keys users of NeMo know: ``audio_filepath``, ``d
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -48,6 +49,11 @@ class Utterance:
         """Name the stretch of audio, without the folder it lies in: stable across machines."""
         path = Path(self.audio_filepath)
         return f"{path.parent.name}/{path.stem}@{self.offset:.3f}"
+
+
+def rank_of(name: str) -> str:
+    """Return what names are sorted by to be as if in random order, but alike on every machine."""
+    return hashlib.sha256(name.encode()).hexdigest()
 
 
 _FIELD_TYPES: dict[str, type | tuple[type, ...]] = {

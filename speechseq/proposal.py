@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import statistics
 from collections import Counter, defaultdict
@@ -17,7 +16,7 @@ import yaml
 from speechseq.corpora import CORPORA
 from speechseq.errors import DataError
 from speechseq.files import atomic_write
-from speechseq.manifest import Utterance, write_manifest
+from speechseq.manifest import Utterance, rank_of, write_manifest
 
 RECIPE, MANIFEST = "recipe.yaml", "data.jsonl"
 """What a proposal's files are called."""
@@ -41,6 +40,8 @@ LEAST_CLASS_CLIPS = 3
 
 MOST_LEXICON_WORDS = 500
 """A list of so many words is spelt through; of more, letters are taken as they are heard."""
+
+BASES = "the front end and the recurrent layers are the base's"
 
 FEW_CLIPS = 30
 """Clips of a class below which more are asked for."""
@@ -104,7 +105,7 @@ def propose(place: Path, name: str, base: str = "") -> Proposal:
     sections: dict[str, dict[str, tuple[Any, str]]] = {
         "data": _data(train, classes),
         "features": {} if base else _features(train),
-        "model": _head(classes) if base else _model(len(train), seconds, classes),
+        "model": _head(classes, BASES) if base else _model(len(train), seconds, classes),
         "augment": _augment(classes),
         "training": _training(len(train), seconds, classes, base),
     }
@@ -145,7 +146,7 @@ def split(utterances: Sequence[Utterance]) -> tuple[list[Utterance], str]:
 def _by_speaker(utterances: Sequence[Utterance], held: Sequence[str]) -> list[Utterance]:
     """Give whole speakers to the held-out splits until each has its share."""
     counts = Counter(u.speaker or u.key for u in utterances)
-    waiting = sorted(counts, key=_rank)
+    waiting = sorted(counts, key=rank_of)
     place: dict[str, str] = {}
     for name in held:
         size = 0
@@ -168,17 +169,12 @@ def _by_text(utterances: Sequence[Utterance], held: Sequence[str]) -> list[Utter
         groups[utterance.text if repeated else ""].append(utterance)
     found = []
     for group in groups.values():
-        ranked = sorted(group, key=lambda u: _rank(u.key))
+        ranked = sorted(group, key=lambda u: rank_of(u.key))
         count = round(HELD_SHARE * len(group))
         for number, utterance in enumerate(ranked):
             part = number // count if count else len(held)
             found.append(replace(utterance, split=held[part] if part < len(held) else "train"))
     return found
-
-
-def _rank(name: str) -> str:
-    """Order names as if at random, but alike on every machine."""
-    return hashlib.sha256(name.encode()).hexdigest()
 
 
 # ---- what is learnt, by what, for how long ----
@@ -214,14 +210,10 @@ def _rate(utterance: Utterance) -> int:
         raise DataError(f"{utterance.audio_filepath}: cannot be read; correct or drop it") from None
 
 
-def _head(classes: bool) -> dict[str, tuple[Any, str]]:
+def _head(classes: bool, why: str = "") -> dict[str, tuple[Any, str]]:
     if not classes:
-        return {"head": ("ctc", "the front end and the recurrent layers are the base's")}
-    return {
-        "head": ("classify", "the front end and the recurrent layers are the base's"),
-        "pooling": ("attention", ""),
-        "attention_heads": (4, ""),
-    }
+        return {"head": ("ctc", why)}
+    return {"head": ("classify", why), "pooling": ("attention", ""), "attention_heads": (4, "")}
 
 
 def _model(clips: int, seconds: float, classes: bool) -> dict[str, tuple[Any, str]]:
@@ -242,8 +234,7 @@ def _model(clips: int, seconds: float, classes: bool) -> dict[str, tuple[Any, st
         "layer_norm": (True, ""),
         "residual": (layers > 2, ""),
         "dropout": (0.3, ""),
-        **({} if not classes else {k: v for k, v in _head(True).items() if k != "head"}),
-        "head": ("classify" if classes else "ctc", ""),
+        **_head(classes),
     }
 
 

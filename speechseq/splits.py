@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from dataclasses import replace
 
 from speechseq.corpora import CORPORA, shards
 from speechseq.errors import DataError, UsageError, choose
-from speechseq.manifest import Corpus, Utterance
+from speechseq.manifest import Corpus, Utterance, rank_of
 from speechseq.recipe import DataSettings
 from speechseq.tokens import UNKNOWN
 
@@ -185,5 +184,4 @@ def _unknown_stretch(utterance: Utterance, longest: float, seed: int) -> Utteran
 
 
 def _rank(name: str, seed: int) -> str:
-    """Order names as if at random, but alike on every machine."""
-    return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
+    return rank_of(f"{seed}:{name}")

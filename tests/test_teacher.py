@@ -17,6 +17,8 @@ from speechseq.training.loop import train
 from speechseq.training.loss import divergence, loss_sums
 from speechseq.training.run_folder import read_run
 
+CPU = torch.device("cpu")
+
 
 def log_probs(seed: int, shape: tuple[int, ...] = (2, 4, 3)) -> torch.Tensor:
     return torch.randn(shape, generator=torch.manual_seed(seed)).log_softmax(-1)
@@ -80,13 +82,13 @@ def test_a_teacher_must_hear_and_spell_alike(
     recipe = read_recipe(write_recipe(), changes)
     vocabulary = read_run(teacher)[1] if change else Vocabulary.from_texts("words", ["other"])
     with pytest.raises(ModelError, match=f"has other {what}; set the recipe's alike"):
-        teacher_of(recipe, vocabulary)
+        teacher_of(recipe, vocabulary, CPU)
 
 
 def test_a_teacher_never_learns(teacher: Path, write_recipe) -> None:
     recipe = read_recipe(write_recipe(), [f"training.teacher={teacher / 'model.onnx'}"])
-    network = teacher_of(recipe, read_run(teacher)[1])
+    network = teacher_of(recipe, read_run(teacher)[1], CPU)
     assert network is not None
     assert not network.training
     assert not any(weight.requires_grad for weight in network.parameters())
-    assert teacher_of(read_recipe(write_recipe()), read_run(teacher)[1]) is None
+    assert teacher_of(read_recipe(write_recipe()), read_run(teacher)[1], CPU) is None

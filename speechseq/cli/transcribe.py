@@ -23,7 +23,7 @@ HELP = "audio to text"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="FILE", help="audio file, folder, glob, or -")
     parser.add_argument("-m", "--model", help="bundled name, model file or run (default: digits)")
-    parser.add_argument("-f", "--format", default="txt", help="txt or json (default: txt)")
+    parser.add_argument("-f", "--format", default="txt", help="txt, json, srt, vtt (default: txt)")
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="write one file an input")
     parser.add_argument("--force", action="store_true", help="write over files in DIR")
     parser.add_argument(

@@ -5,7 +5,6 @@ Source: P. Warden, "Speech Commands: A Dataset for Limited-Vocabulary Speech Rec
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
@@ -25,7 +24,7 @@ from speechseq.corpora.clips import (
 )
 from speechseq.errors import DataError, UsageError, nearest
 from speechseq.files import Archive
-from speechseq.manifest import NOISE_TRAINING_SHARE, Corpus, Utterance
+from speechseq.manifest import NOISE_TRAINING_SHARE, Corpus, Utterance, rank_of
 from speechseq.tokens import SILENCE, UNKNOWN
 
 NOISE = "_background_noise_"
@@ -140,16 +139,13 @@ def _count(label: str, target: int, words: int, split: str) -> int:
 def _unknown(
     clips: Sequence[Utterance], known: Sequence[str], split: str, count: int
 ) -> list[Utterance]:
-    others = sorted((clip for clip in clips if clip.text not in known), key=_rank)
+    others = sorted(
+        (clip for clip in clips if clip.text not in known), key=lambda clip: rank_of(clip.key)
+    )
     return [
         Utterance(clip.audio_filepath, 0.0, UNKNOWN, clip.speaker, split=split)
         for clip in sorted(others[:count], key=lambda clip: clip.key)
     ]
-
-
-def _rank(clip: Utterance) -> str:
-    """Order clips as if at random, but alike on every machine and for every suffix."""
-    return hashlib.sha256(clip.key.encode()).hexdigest()
 
 
 def _silence(folder: Path, split: str, count: int) -> list[Utterance]:

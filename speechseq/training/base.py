@@ -71,7 +71,9 @@ def start_from(
     note(f"base {recipe.training.base}: {len(taken)} of {len(own)} tensors taken, {says}")
 
 
-def teacher_of(recipe: Recipe, vocabulary: Vocabulary) -> SpeechNetwork | None:
+def teacher_of(
+    recipe: Recipe, vocabulary: Vocabulary, device: torch.device
+) -> SpeechNetwork | None:
     """Return the network of `training.teacher`, which never learns; none where none is named.
 
     Raises:
@@ -91,7 +93,7 @@ def teacher_of(recipe: Recipe, vocabulary: Vocabulary) -> SpeechNetwork | None:
             raise ModelError(f"training.teacher {name}: has other {what}; set the recipe's alike")
     network = SpeechNetwork(theirs, len(tokens))
     network.load_state_dict(weights_of(name)[0])
-    return network.eval().requires_grad_(False)
+    return network.to(device).eval().requires_grad_(False)
 
 
 def weights_of(name: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -335,13 +335,17 @@ class TrainingData:
 
     def _frames(self, example: Example) -> int:
         total = sum(int(self.log_mels.lengths[pair]) for pair in example)
-        return total // len(example) if self.recipe.augment.splice else total
+        return total // 2 if self._is_splice(example) else total
+
+    def _is_splice(self, example: Example) -> bool:
+        """Tell whether two utterances become one clip; strings of them are for CTC."""
+        return bool(self.recipe.augment.splice) and len(example) == 2
 
     def _clip(self, example: Example, rng: np.random.Generator) -> np.ndarray:
         features, settings = self.recipe.features, self.recipe.augment
         pieces = [self.log_mels.clip(*pair) for pair in example]
-        if settings.splice:
-            pieces = [splice(*pieces)] if len(pieces) == 2 else pieces
+        if self._is_splice(example):
+            pieces = [splice(*pieces)]
         reach = round(settings.join_gap_seconds / features.hop_seconds)
         overlap = round(settings.join_overlap_seconds / features.hop_seconds)
         gaps = rng.integers(-overlap, reach + 1, size=len(pieces) - 1).tolist()
@@ -349,7 +353,7 @@ class TrainingData:
         return augment(joined, features, settings, self.noises, rng)
 
     def _label(self, example: Example) -> list[int]:
-        if self.recipe.augment.splice and len(example) == 2:
+        if self._is_splice(example):
             return [self.none[0]]
         labels: list[int] = []
         for number, _ in example:

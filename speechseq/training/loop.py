@@ -167,8 +167,6 @@ def prepare(
         start_from(network, recipe, vocabulary, note)
     else:
         fit_cmvn(network, *ready.sample)
-    teacher = teacher_of(recipe, vocabulary)
-    teacher = teacher.to(device) if teacher else None
     training = Training(
         recipe=recipe,
         run=run,
@@ -189,7 +187,7 @@ def prepare(
         scaler=torch.amp.GradScaler(device.type, enabled=recipe.training.precision == "fp16"),
         steps=data.steps(recipe.training.epochs),
         note=note,
-        teacher=teacher,
+        teacher=teacher_of(recipe, vocabulary, device),
     )
     lines = preflight(ready, network=network, steps=training.steps)
     for line in (*lines, training.try_largest()):
