@@ -198,11 +198,13 @@ class TrainingSettings:
     without a finite gradient training stops. `schedule` is one_cycle or cosine. `ema` 0 keeps no
     averaged weights. `patience` is the number of validations without a better score after which
     training stops; 0 never stops early. `consistency` is the weight of agreement between two views
-    of each utterance, masked differently; 0 makes but one. `base` is a model (bundled name, file or
-    run) to start from: its features, front end and recurrent layers; the head is new, unless the
-    tokens are the same, and learns alone for `frozen_epochs`. `teacher` is a larger model of the
-    same features and tokens, whose log-probabilities are learnt with `teacher_weight`, the texts
-    with the rest.
+    of each utterance, masked differently; 0 makes but one. `logit_adjustment` is for classes of
+    unequal number: in the loss alone, so many times the log of its share in training is added to
+    each class' score, so that the network itself favours none. `base` is a model (bundled name,
+    file or run) to start from: its features, front end and recurrent layers; the head is new,
+    unless the tokens are the same, and learns alone for `frozen_epochs`. `teacher` is a larger
+    model of the same features and tokens, whose log-probabilities are learnt with
+    `teacher_weight`, the texts with the rest.
     """
 
     epochs: int = 30
@@ -218,6 +220,7 @@ class TrainingSettings:
     clip_norm: float = 5.0
     label_smoothing: float = 0.0
     consistency: float = 0.0
+    logit_adjustment: float = 0.0
     base: str = ""
     frozen_epochs: int = 0
     teacher: str = ""
@@ -330,6 +333,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "training.clip_norm": (1e-6, 1e6),
     "training.label_smoothing": (0.0, 0.9),
     "training.consistency": (0.0, 100.0),
+    "training.logit_adjustment": (0.0, 10.0),
     "training.frozen_epochs": (0, 100_000),
     "training.teacher_weight": (0.0, 1.0),
     "training.ema": (0.0, 0.99999),
@@ -440,6 +444,8 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield "model.projection mixes both directions' last states; use pooling mean"
     if model.attention_heads > 1 and (model.head != "classify" or model.pooling != "attention"):
         yield "model.attention_heads are for model.head classify with pooling attention; set 1"
+    if recipe.training.logit_adjustment and model.head != "classify":
+        yield "training.logit_adjustment evens out classes, which need model.head classify; set 0"
     if recipe.training.frozen_epochs and not recipe.training.base:
         yield "training.frozen_epochs waits for nothing without training.base; set it to 0"
     if augment.vocal_tract and features.mel_scale != "htk":

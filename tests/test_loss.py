@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from speechseq.recipe import TrainingSettings
-from speechseq.training.loss import loss_of, loss_sums, two_view_sums
+from speechseq.training.loss import adjusted, loss_of, loss_sums, two_view_sums
 
 SMOOTHED = TrainingSettings(label_smoothing=0.1)
 
@@ -122,3 +122,17 @@ def test_no_text_weighs_as_one_label(batch: int) -> None:
     torch.testing.assert_close(sums.true, torch.stack(blanks).sum())
     assert sums.labels == batch
     assert sums.over(sums.labels, sums.frames, TrainingSettings()) == sums.true / batch
+
+
+def test_adjusted_log_probabilities_are_bayes_posteriors_for_the_shares_of_training() -> None:
+    even = torch.tensor([[[0.2, 0.5, 0.3]]])
+    shares = torch.tensor([0.7, 0.1, 0.2])
+    bent = even * shares / (even * shares).sum()
+    torch.testing.assert_close(adjusted(even.log(), shares, 1.0).exp(), bent)
+    torch.testing.assert_close(adjusted(even.log(), shares, 0.0).exp(), even)
+
+
+def test_a_token_that_training_never_holds_is_not_pushed_out_of_sight() -> None:
+    even = torch.tensor([[[0.2, 0.5, 0.3]]])
+    found = adjusted(even.log(), torch.tensor([0.0, 0.5, 0.5]), 1.0)
+    assert torch.isfinite(found).all()

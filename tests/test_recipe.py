@@ -243,6 +243,10 @@ CONTRADICTIONS = [
         "model.attention_heads are for model.head classify with pooling attention; set 1",
     ),
     (
+        "training: {logit_adjustment: 1}",
+        "training.logit_adjustment evens out classes, which need model.head classify; set 0",
+    ),
+    (
         "training: {frozen_epochs: 1}",
         "training.frozen_epochs waits for nothing without training.base; set it to 0",
     ),

@@ -114,6 +114,7 @@ def test_splices_need_a_class() -> None:
         {"augment": AugmentSettings(splice=0.1)},
         {"data": dataclasses.replace(Recipe().data, others=("an4",))},
         {"data": dataclasses.replace(Recipe().data, clips_per_class=3)},
+        {"training": dataclasses.replace(Recipe().training, logit_adjustment=1.0)},
     ],
 )
 def test_streams_refuse_what_they_would_not_do(change: dict[str, object]) -> None:

@@ -15,7 +15,7 @@ import torch
 from test_loop import rows, weights
 
 from speechseq.errors import DataError, ModelError
-from speechseq.manifest import read_manifest, write_manifest
+from speechseq.manifest import Utterance, read_manifest, write_manifest
 from speechseq.recipe import Recipe, recipe_from_dict
 from speechseq.recipe_file import read_recipe
 from speechseq.recogniser import load
@@ -326,3 +326,20 @@ def test_fp16_needs_a_gpu(write_recipe, tmp_path: Path) -> None:
         train(
             read_recipe(write_recipe(), ["training.precision=fp16"]), tmp_path / "r", device="cpu"
         )
+
+
+def test_logit_adjustment_takes_the_favour_off_the_commonest_class(
+    write_recipe, tones: Path, tmp_path: Path
+) -> None:
+    """With nothing to hear, a network learns the classes' shares; adjusted, that all are equal."""
+    silences = [Utterance("", 0.3, "low" if n % 4 else "high", split="train") for n in range(40)]
+    for strength, lows in {0.0: 6, 1.0: 4}.items():
+        held = [Utterance("", 0.3, "low" if n < lows else "high", offset=1.0) for n in range(8)]
+        held = [dataclasses.replace(utterance, split="validation") for utterance in held]
+        write_manifest(tones, [*silences, *held])
+        settings = [f"training.logit_adjustment={strength}", "training.epochs=20"]
+        run = tmp_path / f"run{strength}"
+        model = load(train(read_recipe(write_recipe("classes"), settings), run, device="cpu"))
+        log_probs, _ = model.network(np.zeros((1, 2400), np.float32), np.array([2400]))
+        low = model.vocabulary.tokens.index("low")
+        assert np.exp(log_probs[0, 0, low]) == pytest.approx(lows / 8, abs=0.05)

@@ -272,6 +272,11 @@ class TrainingData:
         """Count the batches of one epoch."""
         return len(self.epoch(epoch))
 
+    def shares(self, classes: int) -> Tensor:
+        """Return what share of an epoch's examples each class has (classes,)."""
+        found = [self._label(example)[0] for batch in self.epoch(0) for example in batch]
+        return torch.bincount(torch.tensor(found), minlength=classes) / len(found)
+
     def batches(self, epoch: int, first: int, share: Share) -> Iterator[list[Batch]]:
         """Yield the pieces of each step of an epoch that are this process', from step `first`."""
         plan = self.epoch(epoch)

@@ -188,6 +188,7 @@ def prepare(
         steps=data.steps(recipe.training.epochs),
         note=note,
         teacher=teacher_of(recipe, vocabulary, device),
+        shares=None if ready.shares is None else ready.shares.to(device),
     )
     lines = preflight(ready, network=network, steps=training.steps)
     for line in (*lines, training.try_largest()):
@@ -229,7 +230,8 @@ def listed(
     sample = (split.log_mels, recipe.augment.speeds)
     sizes = {"train": size_of(split.utterances), "validation": size_of(held)}
     says = says_of(split, validation, vocabulary)
-    return Ready(vocabulary, data, validation, sample, says, sizes)
+    shares = data.shares(len(vocabulary)) if recipe.training.logit_adjustment else None
+    return Ready(vocabulary, data, validation, sample, says, sizes, shares)
 
 
 def _check_precision(recipe: Recipe, device: torch.device, note: Note) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from speechseq.recipe import TrainingSettings
@@ -55,7 +56,6 @@ def loss_sums(log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths:
 
     Every label weighs the same; a mean over utterances would let short ones outweigh long ones.
     No text at all, to be heard in speech of other words, weighs as one label.
-    No text at all, to be heard in speech of other words, weighs as one label.
     `log_probs` is (batch, frames, tokens); smoothing mixes in the mean log-probability of all
     tokens, as cross-entropy's label smoothing does.
 
@@ -75,6 +75,18 @@ def loss_sums(log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths:
 def weight_of(label_lengths: Tensor) -> Tensor:
     """Count a batch's labels; no text at all, where every frame is to be blank, counts as one."""
     return label_lengths.clamp(min=1).sum()
+
+
+def adjusted(log_probs: Tensor, shares: Tensor, strength: float) -> Tensor:
+    """Return log-probabilities (batch, frames, tokens) as the tokens' shares of training bend them.
+
+    A network whose bent log-probabilities are right for training is itself right for classes of
+    equal number. Tokens that training never holds keep what they have.
+
+    Source: Menon et al. 2021, Long-tail learning via logit adjustment.
+    """
+    bent = torch.where(shares > 0, shares, 1.0).log() * strength
+    return (log_probs.float() + bent).log_softmax(2)
 
 
 def two_view_sums(

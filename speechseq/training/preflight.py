@@ -33,7 +33,8 @@ class Ready:
     """All that training takes from its data, whether that is listed or streamed.
 
     `sample` is what global CMVN is set from, and the speeds it has; `says` is what preflight says
-    of the training split; `sizes` are both splits', as numbers.
+    of the training split; `sizes` are both splits', as numbers; `shares` the classes' in training,
+    where the recipe asks for them.
     """
 
     vocabulary: Vocabulary
@@ -42,6 +43,7 @@ class Ready:
     sample: tuple[LogMels, Sequence[float]]
     says: Sequence[str]
     sizes: Mapping[str, Mapping[str, float]]
+    shares: torch.Tensor | None = None
 
 
 RARE = 5

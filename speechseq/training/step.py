@@ -30,7 +30,7 @@ from speechseq.training.checkpoint import (
 from speechseq.training.data import Batch, Batches, Share
 from speechseq.training.distributed import World
 from speechseq.training.encoder import SpeechNetwork
-from speechseq.training.loss import Sums, divergence, loss_sums, two_view_sums, weight_of
+from speechseq.training.loss import Sums, adjusted, divergence, loss_sums, two_view_sums, weight_of
 from speechseq.training.preflight import Split
 from speechseq.training.run_folder import BAD_BATCH, WEIGHTS
 from speechseq.training.validation import Validation, validate
@@ -67,7 +67,8 @@ class Training:
     """Everything a step, a validation or a checkpoint needs.
 
     `parallel` is the network from its features on, shared with the other processes of `world`; a
-    `teacher` hears what it hears, without masks.
+    `teacher` hears what it hears, without masks. `shares` are the classes' in training, where the
+    loss is to be adjusted to them.
     While the weights are `moving`, they are not worth a checkpoint.
     """
 
@@ -87,6 +88,7 @@ class Training:
     note: Note
     progress: Progress = field(default_factory=Progress)
     teacher: SpeechNetwork | None = None
+    shares: Tensor | None = None
     validated: Validation | None = None
     moving: bool = False
 
@@ -157,7 +159,10 @@ class Training:
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
             log_probs, sizes = network(frames, lengths.repeat(views))
         labels, label_lengths = self._send(batch.labels), self._send(batch.label_lengths)
-        sums = (two_view_sums if views == 2 else loss_sums)(log_probs, sizes, labels, label_lengths)
+        learnt = log_probs
+        if self.shares is not None:
+            learnt = adjusted(log_probs, self.shares, settings.logit_adjustment)
+        sums = (two_view_sums if views == 2 else loss_sums)(learnt, sizes, labels, label_lengths)
         if self.teacher is None:
             return sums
         with torch.inference_mode():

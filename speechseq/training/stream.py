@@ -286,9 +286,18 @@ def streamed(
     return Ready(vocabulary, data, validation, (data.opening(), (1.0,)), says, sizes)
 
 
+NOT_STREAMED = (
+    ("data", "others"),
+    ("data", "clips_per_class"),
+    ("augment", "splice"),
+    ("training", "logit_adjustment"),
+)
+"""Settings that need the list of all utterances."""
+
+
 def _check(index: Index, recipe: Recipe, ranks: int) -> None:
     """Check what can be known before a long training begins."""
-    for section, name in (("data", "others"), ("data", "clips_per_class"), ("augment", "splice")):
+    for section, name in NOT_STREAMED:
         if getattr(getattr(recipe, section), name):
             raise DataError(f"{section}.{name}: not for streamed shards; leave it out")
     if len(index.shards) < ranks:
