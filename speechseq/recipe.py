@@ -31,7 +31,8 @@ class DataSettings:
 
     With `corpus: jsonl`, `csv` or `folder`, `root` is the user's file or folder. Where the corpus
     has no validation split of its own, one is taken out of the training split: all utterances of
-    `validation_speakers` speakers, or else `validation_fraction` of the utterances. `words`,
+    `validation_speakers` speakers, or else `validation_fraction` of the utterances; 0 trains on
+    all of them, a final run that needs `training.weights: last`. `words`,
     `unknown`, `silence` and `held_out_speaker` are for the corpora that name them as options.
     With `corpus: shards` training streams, and holds `buffer_utterances` at a time to mix them.
     `others` are corpora whose training speech is to be recognised as none of the words: as the
@@ -196,8 +197,9 @@ class TrainingSettings:
     `accumulate` pieces, so that neither changes what is learnt. `precision` is fp32, bf16 or fp16;
     `tf32` lets GPUs round the factors of fp32 products. After `stop_after_skips` steps in a row
     without a finite gradient training stops. `schedule` is one_cycle or cosine. `ema` 0 keeps no
-    averaged weights. `patience` is the number of validations without a better score after which
-    training stops; 0 never stops early. `consistency` is the weight of agreement between two views
+    averaged weights. The `weights` kept are the best by validation, or the last. `patience` is the
+    number of validations without a better score after which training stops; 0 never stops early.
+    `consistency` is the weight of agreement between two views
     of each utterance, masked differently; 0 makes but one. `logit_adjustment` is for classes of
     unequal number: in the loss alone, so many times the log of its share in training is added to
     each class' score, so that the network itself favours none. `base` is a model (bundled name,
@@ -226,6 +228,7 @@ class TrainingSettings:
     teacher: str = ""
     teacher_weight: float = 0.5
     ema: float = 0.998
+    weights: str = "best"
     patience: int = 0
     validate_every: int = 1
     keep_checkpoints: int = 2
@@ -276,6 +279,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.head": ("ctc", "classify"),
     "model.pooling": ("last", "mean", "attention"),
     "training.precision": ("fp32", "bf16", "fp16"),
+    "training.weights": ("best", "last"),
     "training.schedule": ("one_cycle", "cosine"),
     "decoding.decoder": ("greedy", "lexicon"),
 }

@@ -13,6 +13,9 @@ from speechseq.manifest import Corpus, Utterance, rank_of
 from speechseq.recipe import DataSettings
 from speechseq.tokens import UNKNOWN
 
+WATCHED = 100
+"""Where nothing is held out, so many training utterances stand in for validation."""
+
 
 def corpus_options(corpus: Corpus, settings: DataSettings) -> dict[str, object]:
     """Return the options of the corpus as the recipe sets them.
@@ -100,9 +103,9 @@ def hold_out(
 ) -> tuple[list[Utterance], list[Utterance]]:
     """Take a validation part out of the training utterances: whole speakers, or a fraction.
 
-    The choice is a hash of the seed and the name, so it is the same on every machine.
+    The choice is a hash of the seed and the name, so it is the same on every machine. With neither,
+    all is trained on, and some of it stands in for validation: a final run.
     """
-
     if settings.validation_speakers:
         names = {u.speaker for u in utterances if u.speaker}
         speakers = sorted(names, key=lambda name: _rank(name, seed))
@@ -115,6 +118,8 @@ def hold_out(
         held = [u for u in utterances if u.speaker in chosen]
     else:
         ranked = sorted(utterances, key=lambda u: _rank(u.key, seed))
+        if not settings.validation_fraction:
+            return list(utterances), ranked[:WATCHED]
         held = ranked[: round(settings.validation_fraction * len(ranked))]
     if not held:
         raise DataError("data.validation_fraction: holds out no utterance; raise it")

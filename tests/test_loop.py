@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from speechseq.recogniser import load
 from speechseq.training.checkpoint import FOLDER, PATTERN
 from speechseq.training.loop import train
 from speechseq.training.run_folder import METRICS, WEIGHTS, load_run, read_run
+from speechseq.training.validation import Validation, validate
 
 
 def rows(run: Path) -> list[dict[str, float]]:
@@ -167,6 +169,38 @@ def test_overlapping_splits_are_refused(write_recipe, tones: Path, tmp_path: Pat
     write_manifest(tones, utterances)
     with pytest.raises(DataError, match="train and validation share 1 clips"):
         train(read_recipe(write_recipe()), tmp_path / "run", device="cpu")
+
+
+def test_a_final_run_hears_everything_and_says_what_that_means(
+    write_recipe, tones: Path, tmp_path: Path
+) -> None:
+    write_manifest(tones, [u for u in read_manifest(tones) if u.split == "train"])
+    every = ["data.validation_fraction=0", "training.weights=last", "training.epochs=1"]
+    notes: list[str] = []
+    train(read_recipe(write_recipe(), every), tmp_path / "run", device="cpu", note=notes.append)
+    assert any(note.startswith("train: 36 utterances") for note in notes)
+    assert any("share 36 clips" in note and "nothing of new speech" in note for note in notes)
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_weights_kept_are_the_best_or_the_last(
+    keep: str, write_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation is made to call the second of four epochs the best."""
+    losses = iter([2.0, 1.0, 3.0, 4.0])
+
+    def scored(*arguments: Any, **named: Any) -> Validation:
+        found = validate(*arguments, **named)
+        averaged.append({n: t.clone() for n, t in arguments[0].state_dict().items()})
+        return dataclasses.replace(found, error=0.5, loss=next(losses))
+
+    averaged: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr("speechseq.training.step.validate", scored)
+    run = tmp_path / "run"
+    train(read_recipe(write_recipe(), [f"training.weights={keep}"]), run, device="cpu")
+    expected = averaged[1 if keep == "best" else 3]
+    kept = load_tensors((run / WEIGHTS).read_bytes())
+    assert all(torch.equal(kept[name], expected[name]) for name in kept)
 
 
 def test_patience_ends_training_early(write_recipe, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from speechseq.manifest import (
 )
 from speechseq.recipe import DataSettings
 from speechseq.splits import (
+    WATCHED,
     corpus_options,
     first_of_each_text,
     hold_out,
@@ -42,7 +43,7 @@ def some(count: int, speakers: int = 5, folder: str = "a") -> list[Utterance]:
     ]
 
 
-@given(st.integers(2, 80), st.integers(0, 90), st.integers(0, 99))
+@given(st.integers(2, 80), st.integers(1, 90), st.integers(0, 99))
 def test_a_fraction_parts_the_list_in_two(count: int, percent: int, seed: int) -> None:
     fraction = percent / 100
     settings = DataSettings(validation_fraction=fraction)
@@ -56,6 +57,12 @@ def test_a_fraction_parts_the_list_in_two(count: int, percent: int, seed: int) -
     assert sorted(u.key for u in [*train, *held]) == sorted(u.key for u in everything)
     assert train == [u for u in everything if u in train], "the order is kept"
     assert hold_out(everything, settings, seed) == (train, held)
+
+
+def test_a_final_run_trains_on_all_and_watches_some_of_it() -> None:
+    train, watched = hold_out(some(240), DataSettings(validation_fraction=0), 0)
+    assert train == some(240) and len(watched) == WATCHED
+    assert all(utterance in train for utterance in watched)
 
 
 def test_the_choice_depends_on_the_seed_and_not_on_place_or_order() -> None:

@@ -210,9 +210,10 @@ def listed(
     """
     utterances, held = training_splits(recipe.data, recipe.seed)
     if shared := shared_audio(utterances, held):
-        raise DataError(
-            f"data: train and validation share {len(shared)} clips, {min(shared)} first"
-        )
+        problem = f"data: train and validation share {len(shared)} clips, {min(shared)} first"
+        if recipe.training.weights == "best":
+            raise DataError(f"{problem}; part them, or choose by nothing: training.weights=last")
+        note(f"{problem}; validation says nothing of new speech")
     vocabulary = vocabulary or vocabulary_of(recipe, utterances)
     with world.first_here():
         split = make_split(recipe, vocabulary, utterances, recipe.augment.speeds, show)

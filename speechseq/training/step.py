@@ -283,7 +283,7 @@ class Training:
         return progress.loss_sum / max(progress.batch - progress.skipped - progress.empty, 1)
 
     def end_epoch(self) -> dict[str, Any]:
-        """Validate, keep the weights if they are the best so far; return the epoch's metrics."""
+        """Validate, keep the weights where they are wanted; return the epoch's metrics."""
         progress, settings = self.progress, self.recipe.training
         ended = progress.epoch + 1
         row: dict[str, Any] = {
@@ -310,16 +310,18 @@ class Training:
         progress.epoch, progress.batch = ended, 0
         progress.loss_sum, progress.skipped, progress.empty = 0.0, 0, 0
         if self.validated:
-            self._keep_best((self.validated.error, self.validated.loss))
+            self._keep_weights((self.validated.error, self.validated.loss))
             self._warn_of_blanks(self.validated)
         return row
 
-    def _keep_best(self, score: tuple[float, float]) -> None:
+    def _keep_weights(self, score: tuple[float, float]) -> None:
         self.progress.stale += 1
+        wanted = self.recipe.training.weights == "last"
         if score < self.progress.best_score:
             self.progress.best_score, self.progress.stale = score, 0
-            if self.world.writes:
-                write_tensors(self.run / WEIGHTS, self.averaged.state_dict(), {})
+            wanted = True
+        if wanted and self.world.writes:
+            write_tensors(self.run / WEIGHTS, self.averaged.state_dict(), {})
 
     def _warn_of_blanks(self, validated: Validation) -> None:
         """Say so where the network still spells nothing when it should have begun to."""
