@@ -239,10 +239,12 @@ class DecodingSettings:
     """How log-probabilities become text, where texts are sequences; a class is always the best.
 
     `decoder` greedy takes the best token of every frame; lexicon, for characters, spells the words
-    of the training texts and no others.
+    of the training texts and no others. Words of less than `least_confidence` are left out; a class
+    of less is `_unknown_`, where the model has that.
     """
 
     decoder: str = "greedy"
+    least_confidence: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -344,6 +346,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "training.patience": (0, 100_000),
     "training.validate_every": (1, 100_000),
     "training.keep_checkpoints": (1, 1000),
+    "decoding.least_confidence": (0.0, 1.0),
 }
 """The least and the greatest value of each number."""
 

@@ -25,7 +25,7 @@ from speechseq.long_audio import (
 from speechseq.model_file import DEFAULT_MODEL, INPUTS, OUTPUTS, ModelFile, read_model
 from speechseq.recipe import Recipe
 from speechseq.segments import Confidence, Segment, Segmenter
-from speechseq.tokens import Vocabulary
+from speechseq.tokens import UNKNOWN, Vocabulary
 
 WINDOWS_AT_ONCE = 4
 """Windows in one run of the network."""
@@ -72,15 +72,19 @@ class Recogniser:
         self.recipe = recipe
         self._decode = decoder_for(vocabulary, recipe.decoding.decoder)
 
-    def decoding_with(self, decoder: str) -> Recogniser:
-        """Return this recogniser with another decoder, by its name in `DECODERS`.
+    def decoding_with(
+        self, decoder: str | None = None, least_confidence: float | None = None
+    ) -> Recogniser:
+        """Return this recogniser with another decoder, by its name, or another least confidence.
 
         Raises:
             UsageError: there is no such decoder.
             DataError: the model's vocabulary lacks what it needs.
         """
-        recipe = replace(self.recipe, decoding=replace(self.recipe.decoding, decoder=decoder))
-        return Recogniser(self.network, self.vocabulary, recipe)
+        own = self.recipe.decoding
+        least = own.least_confidence if least_confidence is None else least_confidence
+        changed = replace(own, decoder=decoder or own.decoder, least_confidence=least)
+        return Recogniser(self.network, self.vocabulary, replace(self.recipe, decoding=changed))
 
     @property
     def rate(self) -> int:
@@ -245,20 +249,20 @@ class Recogniser:
 
     def _recognition(self, log_probs: np.ndarray, duration: float) -> Recognition:
         hypothesis = self._decode(log_probs)
-        if self.vocabulary.is_sequence:
-            words = self._words(hypothesis, duration)
-        else:
-            label = self.vocabulary.tokens[hypothesis.tokens[0]]
-            words = (Word(label, 0.0, duration, hypothesis.confidence),)
-        return Recognition(
-            text=self.vocabulary.decode(hypothesis.tokens),
-            words=words,
-            confidence=hypothesis.confidence,
-            duration=duration,
-        )
+        sequence = self.vocabulary.is_sequence
+        words = (self._words if sequence else self._class)(hypothesis, duration)
+        return Recognition(_text(words), words, hypothesis.confidence, duration)
+
+    def _class(self, hypothesis: Hypothesis, duration: float) -> tuple[Word, ...]:
+        """Return the class as the only word."""
+        label = self.vocabulary.tokens[hypothesis.tokens[0]]
+        sure = hypothesis.confidence >= self.recipe.decoding.least_confidence
+        if not sure and UNKNOWN in self.vocabulary.tokens:
+            label = UNKNOWN
+        return (Word(label, 0.0, duration, hypothesis.confidence),)
 
     def _words(self, hypothesis: Hypothesis, duration: float) -> tuple[Word, ...]:
-        """Gather the tokens between spaces (each token, where tokens are words) into words."""
+        """Gather the tokens between spaces (each token, where tokens are words) into sure words."""
         words = []
         group: list[int] = []
         by_character = self.vocabulary.kind == "characters"
@@ -271,7 +275,8 @@ class Recogniser:
             else:
                 words.append([position])
         words.append(group)
-        return tuple(self._word(hypothesis, group, duration) for group in words if group)
+        found = (self._word(hypothesis, group, duration) for group in words if group)
+        return tuple(w for w in found if w.confidence >= self.recipe.decoding.least_confidence)
 
     def _word(self, hypothesis: Hypothesis, group: list[int], duration: float) -> Word:
         first, last = group[0], group[-1]

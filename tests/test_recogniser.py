@@ -20,7 +20,7 @@ from speechseq.errors import AudioError, ModelError, UsageError
 from speechseq.long_audio import LONG_SECONDS
 from speechseq.recipe import DecodingSettings, Recipe, recipe_from_dict
 from speechseq.recogniser import Network, Recogniser, Recognition, Word, by_length, load, pad
-from speechseq.tokens import BLANK_TOKEN, Vocabulary
+from speechseq.tokens import BLANK_TOKEN, UNKNOWN, Vocabulary
 from speechseq.training.encoder import SpeechNetwork
 from speechseq.training.export import export_network
 
@@ -85,6 +85,32 @@ def test_each_token_is_a_word_where_tokens_are_words() -> None:
 def test_silence_has_no_words(vocabulary: Vocabulary) -> None:
     found = recognise([0, 0, 0], vocabulary, recipe(data={"tokens": vocabulary.kind}))
     assert (found.text, found.words) == ("", ())
+
+
+@pytest.mark.parametrize(("least", "text"), [(0.0, "ab b"), (0.8, "b"), (0.95, "")])
+def test_words_that_are_not_sure_enough_are_left_out(least: float, text: str) -> None:
+    """The first word's letters have probabilities of 0.9 and 0.5, the second's has 0.9."""
+    best, sure = [2, 3, 1, 3, 0], [0.9, 0.5, 0.9, 0.9, 0.9]
+
+    def unsure(samples: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        frames = [network([t], 4, p)(samples, lengths)[0] for t, p in zip(best, sure, strict=True)]
+        return np.concatenate(frames, axis=1), np.full(len(samples), len(best))
+
+    recogniser = Recogniser(unsure, CHARACTERS, recipe()).decoding_with(least_confidence=least)
+    found = recogniser.transcribe_batch([np.zeros(RATE, np.float32)])[0]
+    assert found.text == text
+    assert [word.text for word in found.words] == text.split()
+
+
+@pytest.mark.parametrize("classes", [("Off", "On"), (UNKNOWN, "On")])
+def test_a_class_that_is_not_sure_enough_is_unknown(classes: tuple[str, ...]) -> None:
+    settings = recipe(data={"tokens": "classes"}, model={"head": "classify"})
+    recogniser = Recogniser(network([1], 2, 0.7), Vocabulary("classes", classes), settings)
+    clip = [np.zeros(RATE, np.float32)]
+    assert recogniser.decoding_with(least_confidence=0.6).transcribe_batch(clip)[0].text == "On"
+    unsure = recogniser.decoding_with(least_confidence=0.8).transcribe_batch(clip)[0]
+    assert unsure.text == (UNKNOWN if UNKNOWN in classes else "On")
+    assert unsure.words == (Word(unsure.text, 0.0, 1.0, unsure.confidence),)
 
 
 def test_a_class_is_one_word_as_long_as_the_clip() -> None:

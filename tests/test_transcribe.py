@@ -77,6 +77,23 @@ def texts() -> dict[str, str]:
 # ---- many files ----
 
 
+@pytest.mark.usefixtures("shared")
+def test_the_least_confidence_reaches_all_processes(transcribe: Call, clips: list[Path]) -> None:
+    for jobs in (1, 2):
+        words = [*clips, "-f", "json", "--least-confidence", "1", "--jobs", jobs]
+        lines = [json.loads(line) for line in transcribe(*words)[1].splitlines()]
+        assert [line["words"] for line in lines] == [[]] * len(clips)
+
+
+@pytest.mark.parametrize("least", ["-0.1", "1.5", "nan"])
+def test_the_least_confidence_is_a_probability(transcribe: Call, least: str) -> None:
+    code, _, err = transcribe(SAMPLES[0], f"--least-confidence={least}")
+    assert (code, err) == (
+        2,
+        f"speechseq: --least-confidence: {least}; a number from 0 to 1 goes here\n",
+    )
+
+
 @pytest.mark.parametrize("jobs", [1, 2, 3])
 @pytest.mark.usefixtures("shared")
 def test_the_order_is_kept_whoever_does_the_work(

@@ -38,7 +38,9 @@ def run(arguments: argparse.Namespace) -> None:
     from speechseq.files import atomic_write
 
     _check(arguments)
-    recogniser = open_recogniser(arguments.model, arguments.device, arguments.decoder)
+    recogniser = open_recogniser(
+        arguments.model, arguments.device, arguments.decoder, arguments.least_confidence
+    )
     utterances = _evaluated(arguments, recogniser)
     _warn(recogniser, utterances)
     bar = Bar()

@@ -49,11 +49,12 @@ class Opening:
     model: str | None = None
     device: str = "auto"
     decoder: str | None = None
+    least_confidence: float | None = None
     skip_silence: bool = False
 
     def __call__(self) -> Recogniser:
         """Open it."""
-        return open_recogniser(self.model, self.device, self.decoder)
+        return open_recogniser(self.model, self.device, self.decoder, self.least_confidence)
 
 
 def transcribe_files(

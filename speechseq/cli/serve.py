@@ -98,7 +98,9 @@ def _open_recognisers(arguments: argparse.Namespace) -> dict[str, Recogniser]:
     """Open each model under its bundled name, its file's stem or its folder's name."""
     recognisers: dict[str, Recogniser] = {}
     for model in arguments.model or [None]:
-        recogniser = open_recogniser(model, arguments.device, arguments.decoder)
+        recogniser = open_recogniser(
+            model, arguments.device, arguments.decoder, arguments.least_confidence
+        )
         name = _name(model)
         if name in recognisers:
             raise UsageError(f"{model}: a second model called {name!r}; rename one of them")

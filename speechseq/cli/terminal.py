@@ -48,8 +48,14 @@ class Bar:
 
 
 def add_decoder(parser: argparse.ArgumentParser) -> None:
-    """Add --decoder."""
+    """Add --decoder and --least-confidence."""
     parser.add_argument("--decoder", help="greedy or lexicon (default: the model's own)")
+    parser.add_argument(
+        "--least-confidence",
+        type=float,
+        metavar="P",
+        help="leave out words that are less sure, 0 to 1 (default: the model's own)",
+    )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -57,14 +63,22 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", choices=DEVICES, help="default: auto")
 
 
-def open_recogniser(model: str | None, device: str, decoder: str | None) -> Recogniser:
+def open_recogniser(
+    model: str | None,
+    device: str,
+    decoder: str | None = None,
+    least_confidence: float | None = None,
+) -> Recogniser:
     """Open a model on a device: with onnxruntime, or a run folder with PyTorch."""
     from speechseq.recipe import CHOICES
 
     if decoder:
         choose(dict.fromkeys(CHOICES["decoding.decoder"]), decoder, "decoder")
-    recogniser = _open(model, device)
-    return recogniser.decoding_with(decoder) if decoder else recogniser
+    if not 0 <= (least_confidence or 0) <= 1:
+        raise UsageError(
+            f"--least-confidence: {least_confidence:g}; a number from 0 to 1 goes here"
+        )
+    return _open(model, device).decoding_with(decoder, least_confidence)
 
 
 def _open(model: str | None, device: str) -> Recogniser:

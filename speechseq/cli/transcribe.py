@@ -76,7 +76,13 @@ def _put(text: str, target: Path, overwrite: bool) -> None:
 
 def _answers(inputs: Sequence[str], arguments: argparse.Namespace) -> Iterator[tuple[str, Answer]]:
     """Yield each input with its recognition or error, in order; of one alone, raise the error."""
-    opening = Opening(arguments.model, arguments.device, arguments.decoder, arguments.skip_silence)
+    opening = Opening(
+        model=arguments.model,
+        device=arguments.device,
+        decoder=arguments.decoder,
+        least_confidence=arguments.least_confidence,
+        skip_silence=arguments.skip_silence,
+    )
     recogniser = opening()
     if len(inputs) > 1:
         jobs = arguments.jobs or cores(arguments.device)
