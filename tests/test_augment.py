@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from speechseq.recipe import AugmentSettings, FeatureSettings
 from speechseq.training.augment import (
+    FILTER_BANDS,
+    FILTER_DB,
     LOG_PER_DECIBEL,
     augment,
     change_speed,
@@ -21,6 +23,7 @@ from speechseq.training.augment import (
     join,
     mix_noise,
     put_margins,
+    random_filter,
     reverberate,
     shift,
     spec_augment,
@@ -108,6 +111,14 @@ def test_mixing_log_mels_is_mixing_sounds(asked: float) -> None:
     assert abs((mixed - sounds).mean()) < 0.05
     assert np.abs(mixed - sounds).mean() < 0.4
     assert (mixed >= one - 1e-6).all(), "adding power never lowers a band"
+
+
+def test_random_filters_are_smooth_and_differ() -> None:
+    gains = np.stack([random_filter(40, rng(seed)) for seed in range(400)]) / LOG_PER_DECIBEL
+    assert gains.std(axis=0)[0] == pytest.approx(FILTER_DB, rel=0.15)
+    assert abs(gains.mean()) < 1
+    most = 1.2 * (gains.max(axis=1) - gains.min(axis=1)) / (39 / (FILTER_BANDS - 1))
+    assert (np.abs(np.diff(gains, axis=1)).max(axis=1) <= most).all()
 
 
 def _loud_decibels(clip: np.ndarray) -> float:

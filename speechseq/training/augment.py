@@ -23,13 +23,16 @@ LOG_PER_DECIBEL = np.log(10) / 10
 NOISE_TILTS = (0.0, -1.0, -2.0)
 """Exponents of frequency in the power of white, pink and brown noise."""
 
-
 UNEVEN_DB = 8.0
 """Standard deviation of uneven noise's levels, over bands and over moments."""
 
 UNEVEN_BANDS = 8
 UNEVEN_SECONDS = (0.05, 0.5)
 """How far apart its moments are."""
+
+FILTER_DB = 5.0
+FILTER_BANDS = 6
+"""Standard deviation of the gains that noise gets before it is mixed in, over so many bands."""
 
 LEAST_REVERBERATION_SECONDS = 0.05
 """Reverberation time of the driest room."""
@@ -174,6 +177,13 @@ def mix_noise(
     return np.logaddexp(log_mels, stretch + level)
 
 
+def random_filter(mels: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the smooth gains (mels,) of a random filter, as logarithms of power."""
+    gains = rng.normal(0, FILTER_DB * LOG_PER_DECIBEL, FILTER_BANDS)
+    places = np.linspace(0, mels - 1, FILTER_BANDS)
+    return np.interp(np.arange(mels), places, gains).astype(np.float32)
+
+
 def silence_edges(log_mels: np.ndarray, features: FeatureSettings) -> np.ndarray:
     """Silence the `edge_seconds` at both ends, as they will be in every recording."""
     edge = features.edge_samples // features.hop_samples
@@ -211,7 +221,10 @@ def augment(
         log_mels = shift(log_mels, int(rng.integers(-reach, reach + 1)), features.floor)
     if noises and rng.random() < settings.noise_probability:
         ratio = rng.uniform(settings.noise_low_db, settings.noise_high_db)
-        log_mels = mix_noise(log_mels, noises[int(rng.integers(len(noises)))], ratio, rng)
+        noise = noises[int(rng.integers(len(noises)))]
+        # Through another filter each time, few noises are many.
+        noise = noise + random_filter(features.mels, rng)
+        log_mels = mix_noise(log_mels, noise, ratio, rng)
         log_mels = silence_edges(log_mels, features)
     if settings.gain_db:
         log_mels = log_mels + rng.uniform(-1, 1) * settings.gain_db * LOG_PER_DECIBEL
