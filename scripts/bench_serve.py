@@ -57,13 +57,22 @@ class Outcome:
         return len(self.latencies) / self.wall
 
 
+@dataclass(frozen=True)
+class Server:
+    """A running server: where it listens, and its process' number."""
+
+    port: int
+    pid: int
+
+
 def read_clips() -> list[Clip]:
     """Return the samples as requests."""
     paths = sorted(SAMPLES.glob("*.wav"))
-    return [Clip(_request(path.read_bytes()), duration_seconds(path)) for path in paths]
+    return [Clip(request_of(path.read_bytes()), duration_seconds(path)) for path in paths]
 
 
-def _request(file: bytes) -> bytes:
+def request_of(file: bytes) -> bytes:
+    """Return the request that uploads a file."""
     head = 'Content-Disposition: form-data; name="file"; filename="clip.wav"'
     body = f"--{BOUNDARY}\r\n{head}\r\n\r\n".encode() + file + f"\r\n--{BOUNDARY}--\r\n".encode()
     headers = (
@@ -76,8 +85,8 @@ def _request(file: bytes) -> bytes:
 
 
 @contextmanager
-def server(model: str, *flags: str) -> Iterator[int]:
-    """Run a server, and give its port.
+def server(model: str, *flags: str) -> Iterator[Server]:
+    """Run a server while the context lasts.
 
     Raises:
         SpeechseqError: it did not start.
@@ -89,7 +98,7 @@ def server(model: str, *flags: str) -> Iterator[int]:
             found = re.search(r":(\d+)\s*$", line)
             if not found:
                 raise SpeechseqError(f"server: did not start ({line.strip()}); try it by hand")
-            yield int(found[1])
+            yield Server(int(found[1]), process.pid)
         finally:
             process.terminate()
 
@@ -138,7 +147,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Outcome]:
     rows[f"{max(arguments.clients)} unbatched"] = (max(arguments.clients), 1)
     outcomes = {name: Outcome() for name in rows}
     with server(arguments.model) as batching, server(arguments.model, "--batch", "1") as alone:
-        ports = (batching, alone)
+        ports = (batching.port, alone.port)
         for port in ports:
             asyncio.run(load(port, 1, 0.3, clips))
         for _ in range(arguments.rounds):
