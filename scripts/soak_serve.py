@@ -28,6 +28,9 @@ from speechseq.errors import GateFailed, SpeechseqError
 from speechseq.model_file import DEFAULT_MODEL
 
 SOAK_CLIENTS = 8
+PAUSE_SECONDS = 0.25
+"""So many clients ask, each waiting so long before it asks again."""
+
 PATIENCE_SECONDS = 60.0
 HOSTILE_PATIENCE_SECONDS = 5.0
 """How long an answer is waited for; an upload that promises more than it sends gets none."""
@@ -198,6 +201,7 @@ class Attack:
         while time.monotonic() < ends:
             number += 1
             found[await (self.damaged() if number % 8 == 0 else self.honest())] += 1
+            await asyncio.sleep(PAUSE_SECONDS)
 
     async def _watch(self, ends: float, megabytes: list[float]) -> None:
         while time.monotonic() < ends:
