@@ -260,9 +260,8 @@ def _percent(score: Score) -> str:
 BEGIN, END = "<!-- measured -->\n", "\n<!-- end -->"
 
 
-def write_table(text: str) -> None:
-    """Put the tables between their marks in recipes/cells/README.md."""
-    page = TARGET / "README.md"
+def write_table(page: Path, text: str) -> None:
+    """Put what was measured between its marks on a page."""
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     with atomic_write(page) as file:
         file.write(f"{before}{BEGIN}{text}{END}{rest.partition(END)[2]}".encode())
@@ -286,7 +285,7 @@ def main() -> int:
     draw_memory(rows, TARGET / "memory.png")
     draw_gradients(gradients(work), TARGET / "gradients.png")
     text = table(rows)
-    write_table(text)
+    write_table(TARGET / "README.md", text)
     print(text)
     return 0
 

@@ -1,0 +1,189 @@
+"""What each lever gives: small trainings that differ from one base in one setting each.
+
+    python scripts/study_levers.py [--work runs/levers] [--seeds 0 1] [--only classes]
+
+Two bases: forty Arabic words from a few clips of each (a classifier), and FSDD's digits spelt by
+CTC, two of the six speakers left out. Every run is measured on validation utterances, of speakers
+that training does not hear, and set against the base's run of the same seed, utterance by utterance.
+Writes the tables into recipes/levers/README.md. Runs that are there already are taken as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from study_cells import write_table
+
+from speechseq.errors import SpeechseqError
+from speechseq.evaluation import Report, evaluate
+from speechseq.metrics import interval
+from speechseq.model_file import RUN_MODEL
+from speechseq.recipe_file import read_recipe
+from speechseq.recogniser import load
+from speechseq.run_table import read_metrics
+from speechseq.splits import load_split
+from speechseq.training.encoder import load_network, parameters
+from speechseq.training.loop import train
+from speechseq.training.run_folder import WEIGHTS, read_run
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "recipes" / "levers" / "README.md"
+BASE = "the base"
+
+Levers = Mapping[str, Sequence[str]]
+"""Name of a change -> what it sets."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A recipe, what the base changes in it, and the levers to be pulled one at a time."""
+
+    recipe: Path
+    base: tuple[str, ...]
+    levers: Levers
+
+
+STUDIES = {
+    "classes": Study(
+        ROOT / "recipes" / "arabic_speech_commands" / "commands.yaml",
+        (
+            "data.clips_per_class=20", "training.epochs=40", "training.consistency=0",
+            "training.validate_every=5",
+        ),
+        {
+            "last state in place of attention": ("model.pooling=last", "model.attention_heads=1"),
+            "mean of the states": ("model.pooling=mean", "model.attention_heads=1"),
+            "one head of attention in place of four": ("model.attention_heads=1",),
+            "GRU of as many parameters": ("model.cell=gru", "model.hidden=152"),
+            "no layer norm": ("model.layer_norm=false",),
+            "residual connections": ("model.residual=true",),
+            "33 frames a second in place of 25": ("model.time_stride=3",),
+            "50 frames a second": ("model.time_stride=2",),
+            "stacked frames in place of convolutions": ("model.front_end=stack",),
+            "no SpecAugment": ("augment.frequency_masks=0", "augment.time_masks=0"),
+            "twice the masks": ("augment.frequency_masks=4", "augment.time_masks=4"),
+            "no label smoothing": ("training.label_smoothing=0",),
+            "no speeds": ("augment.speeds=[1.0]",),
+            "no vocal-tract warps": ("augment.vocal_tract=0",),
+            "no reverberation": ("augment.reverberation_probability=0",),
+            "no noise": ("augment.noise_probability=0",),
+            "no averaged weights": ("training.ema=0",),
+            "two views that agree, half the epochs": (
+                "training.consistency=0.5", "training.epochs=20",
+            ),
+            "commands-en to start from": ("training.base=commands-en", "training.frozen_epochs=3"),
+        },
+    ),
+    "sequences": Study(
+        ROOT / "recipes" / "fsdd" / "single.yaml",
+        ("data.validation_speakers=2", "training.epochs=30", "training.validate_every=5"),
+        {
+            "letters spelt freely (greedy)": ("decoding.decoder=greedy",),
+            "GRU of as many parameters": ("model.cell=gru", "model.hidden=140"),
+            "no layer norm": ("model.layer_norm=false",),
+            "residual connections": ("model.residual=true",),
+            "a projection to 60": ("model.projection=60",),
+            "25 frames a second in place of 50": ("model.time_stride=4",),
+            "stacked frames in place of convolutions": ("model.front_end=stack",),
+            "label smoothing 0.1": ("training.label_smoothing=0.1",),
+            "vocal-tract warps of 12 % in place of 6": ("augment.vocal_tract=0.12",),
+            "reverberation": ("augment.reverberation_probability=0.3",),
+            "strings of one": ("augment.join=1",),
+            "batches of 8 in place of 16": ("training.batch=8",),
+            "batches of 32": ("training.batch=32",),
+            "no averaged weights": ("training.ema=0",),
+            "two views that agree, half the epochs": (
+                "training.consistency=0.2", "training.epochs=15",
+            ),
+        },
+    ),
+}  # fmt: skip
+
+
+def run_of(work: Path, study: str, lever: str, seed: int) -> Path:
+    """Return the run folder of a lever and a seed."""
+    return work / study / f"{lever.replace(' ', '_').replace('%', 'percent')}_{seed}"
+
+
+def train_all(work: Path, name: str, seeds: Sequence[int]) -> None:
+    """Train what is not there yet; the base first."""
+    study = STUDIES[name]
+    for seed in seeds:
+        for lever, settings in {BASE: (), **study.levers}.items():
+            run = run_of(work, name, lever, seed)
+            if (run / RUN_MODEL).is_file():
+                continue
+            began = time.perf_counter()
+            recipe = read_recipe(study.recipe, [f"seed={seed}", *study.base, *settings])
+            train(recipe, run, device="cpu")
+            print(f"{run.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+
+
+def wrong(report: Report) -> np.ndarray:
+    """Return 1 for every utterance that is not exactly right (utterances,)."""
+    return np.array([float(item.reference != item.hypothesis) for item in report.items])
+
+
+def measured(work: Path, name: str, seeds: Sequence[int]) -> Iterator[str]:
+    """Yield the table of a study, row by row; the utterances of all seeds stand in one row."""
+    yield "| change | right | against the base, points | parameters | s an epoch |"
+    yield "|---|---|---|---|---|"
+    base: np.ndarray | None = None
+    for lever in (BASE, *STUDIES[name].levers):
+        reports = [_evaluated(run_of(work, name, lever, seed)) for seed in seeds]
+        found = np.concatenate([wrong(report) for report in reports])
+        change = "" if base is None else _change(reports, base - found)
+        base = found if base is None else base
+        cost = _cost(run_of(work, name, lever, seeds[0]))
+        yield f"| {lever} | {100 * (1 - found.mean()):.2f} % | {change} | {cost} |"
+
+
+def _evaluated(run: Path) -> Report:
+    recipe, _ = read_run(run)
+    return evaluate(load(run), load_split(recipe.data, "validation", recipe.seed))
+
+
+def _change(reports: Sequence[Report], fewer: np.ndarray) -> str:
+    """Return how many points more are right, with a 95 % interval over speakers."""
+    speakers = [item.speaker for report in reports for item in report.items]
+    # The bootstrap is of a rate from 0 to 1: -1 to 1 is moved there and back.
+    low, high = interval(((fewer + 1) / 2).tolist(), [1.0] * len(fewer), speakers)
+    return f"{100 * fewer.mean():+.2f} ({100 * (2 * low - 1):+.2f} to {100 * (2 * high - 1):+.2f})"
+
+
+def _cost(run: Path) -> str:
+    recipe, vocabulary = read_run(run)
+    network = load_network(run / WEIGHTS, recipe, len(vocabulary))
+    metrics = read_metrics(run)
+    return f"{parameters(network):,} | {metrics[-1]['seconds'] / metrics[-1]['epoch']:.1f}"
+
+
+def main() -> int:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--work", type=Path, default=Path("runs/levers"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--only", choices=sorted(STUDIES), help="train for this one, write nothing")
+    arguments = parser.parse_args()
+    try:
+        for name in [arguments.only] if arguments.only else STUDIES:
+            train_all(arguments.work, name, arguments.seeds)
+        if not arguments.only:
+            tables = [
+                "\n".join(measured(arguments.work, name, arguments.seeds)) for name in STUDIES
+            ]
+            write_table(PAGE, "\n\n".join(tables))
+    except SpeechseqError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
