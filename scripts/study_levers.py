@@ -4,7 +4,7 @@
 
 Two bases: forty Arabic words from a few clips of each (a classifier), and FSDD's digits spelt by
 CTC, two of the six speakers left out. Every run is measured on validation utterances, of speakers
-that training does not hear, and set against the base's run of the same seed, utterance by utterance.
+that training does not hear, and set against the base's run of the same seed, one by one.
 Writes the tables into recipes/levers/README.md. Runs that are there already are taken as they are.
 """
 
