@@ -9,32 +9,55 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from speechseq.errors import SpeechseqError
 from speechseq.evaluation import Report, Score, evaluate
 from speechseq.files import atomic_write
-from speechseq.model_file import BUNDLED
+from speechseq.model_file import BUNDLED, read_model
 from speechseq.recipe_file import read_recipe
 from speechseq.recogniser import load
 from speechseq.splits import load_split
-from speechseq.training.encoder import load_network
-from speechseq.training.export import card_of, export_network
+from speechseq.training.export import export, read_card
 from speechseq.training.loop import train
-from speechseq.training.run_folder import MODEL, WEIGHTS, read_run
+from speechseq.training.run_folder import MODEL, read_run
 
 ROOT = Path(__file__).parents[1]
 
+
+@dataclass(frozen=True)
+class Source:
+    """What a bundled model comes from: a recipe under recipes/, whose card stands beside it.
+
+    It is measured on `split`. A final run, which has heard all there is, is measured on none: its
+    card says how its like did. `int8` makes it a quarter as large.
+    """
+
+    place: str
+    split: str = ""
+    int8: bool = False
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe's file."""
+        return ROOT / "recipes" / f"{self.place}.yaml"
+
+    @property
+    def card(self) -> Path:
+        """The card's file."""
+        return ROOT / "recipes" / f"{self.place}.card.yaml"
+
+
 SOURCES = {
-    "digits": (ROOT / "recipes" / "fsdd" / "digits.yaml", "test"),
-    "commands-en": (ROOT / "recipes" / "speech_commands" / "nine_classes.yaml", "canonical-test"),
-    "commands-ar": (ROOT / "recipes" / "arabic_speech_commands" / "commands.yaml", "validation"),
+    "digits": Source("fsdd/digits", "test"),
+    "commands-en": Source("speech_commands/nine_classes", "canonical-test"),
+    "commands-ar": Source("arabic_speech_commands/commands", "validation"),
+    "an4": Source("an4/final", int8=True),
 }
-"""Bundled models: the recipe each comes from, whose card stands beside it, and the split that it is
-measured on."""
+"""The bundled models."""
 
 
 def percent(score: Score) -> str:
@@ -53,7 +76,7 @@ def scores(report: Report, split: str) -> dict[str, str]:
     return found
 
 
-def markdown(card: dict[str, Any]) -> str:
+def markdown(card: Mapping[str, Any]) -> str:
     """Return a card as a page."""
     lines = [f"# {card['name']}", ""]
     for key, value in card.items():
@@ -70,21 +93,24 @@ def build(name: str, run: Path) -> None:
     Raises:
         SpeechseqError: as training, evaluation and export.
     """
-    source, split = SOURCES[name]
+    source = SOURCES[name]
     if not (run / MODEL).is_file():
-        train(read_recipe(source), run, note=lambda text: print(text, file=sys.stderr))
-    recipe, vocabulary = read_run(run)
-    report = evaluate(load(run), load_split(recipe.data, split, recipe.seed))
-    text = yaml.safe_load(source.with_suffix(".card.yaml").read_text(encoding="utf-8"))
-    network = load_network(run / WEIGHTS, recipe, len(vocabulary))
-    measured = scores(report, split)
-    card = card_of(network, recipe, {**text, "name": name, "seed": recipe.seed, "scores": measured})
-    clips = load_split(recipe.data, "validation", recipe.seed)
+        train(read_recipe(source.recipe), run, note=_note)
+    recipe, _ = read_run(run)
+    card = read_card(source.card) | {"name": name, "seed": recipe.seed}
+    if source.split:
+        report = evaluate(load(run), load_split(recipe.data, source.split, recipe.seed))
+        card["scores"] = scores(report, source.split)
     target = BUNDLED / f"{name}.onnx"
-    export_network(network, recipe, vocabulary, target, card=card, utterances=clips)
+    clips = load_split(recipe.data, "validation", recipe.seed)
+    export(run, target, int8=source.int8, card=card, utterances=clips, note=_note)
     with atomic_write(BUNDLED / f"{name}.md") as file:
-        file.write(markdown(card).encode())
-    print(f"{target}: {target.stat().st_size / 1e6:.2f} MB, {measured}")
+        file.write(markdown(read_model(target).card).encode())
+    print(f"{target}: {target.stat().st_size / 1e6:.2f} MB, {card['scores']}")
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def main() -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from speechseq.errors import SpeechseqError
     from speechseq.recogniser import Recogniser, Recognition, load
+
+# onnxruntime counts uses and reports them to its maker, unless it is told so before its import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["Recogniser", "Recognition", "SpeechseqError", "__version__", "load"]

@@ -29,6 +29,13 @@ INPUTS = ("waveform", "lengths")
 OUTPUTS = ("log_probs", "log_probs_lengths")
 """Names of the graph's inputs and outputs, in order."""
 
+FIRST_FRAME, END_FRAME = "first_frame", "end_frame"
+"""Inputs of a stream's graph, (1,): of the front end's frames [first, end) go on."""
+
+STATES = ("state_h", "state_c")
+NEXT_STATES = ("next_h", "next_c")
+"""What a stream's graph begins with and ends with, (layers, streams, hidden); c is an LSTM's."""
+
 RUN_MODEL = "model.onnx"
 RUN_WEIGHTS = "weights.safetensors"
 RUN_RECIPE = "recipe.yaml"
@@ -53,6 +60,12 @@ class ModelFile:
     recipe: Recipe
     card: Mapping[str, Any]
     weights_sha256: str
+
+    @property
+    def states(self) -> dict[str, str]:
+        """Outputs that a stream puts back in, by their inputs' names; none, if it carries none."""
+        there = {value.name for value in self.session.get_overridable_initializers()}
+        return {name: end for name, end in zip(STATES, NEXT_STATES, strict=True) if name in there}
 
 
 def metadata(

@@ -19,6 +19,9 @@ from speechseq.errors import UsageError, nearest
 
 Count = typing.TypeVar("Count", bound=Any)
 
+DELTA_WINDOW = 5
+"""Frames under the regression that gives a delta."""
+
 
 def shortened(frames: Count, stride: int) -> Count:
     """Return how many frames a stride leaves: one for each `stride` begun."""
@@ -142,6 +145,11 @@ class ModelSettings:
     pooling: str = "last"
     attention_heads: int = 1
     skip_input: bool = False
+
+    @property
+    def conv_strides(self) -> tuple[int, int]:
+        """Strides in time of the front end's two convolutions; four is halved twice."""
+        return (2, 2) if self.time_stride == 4 else (self.time_stride, 1)
 
     def output_frames(self, frames: Count) -> Count:
         """Return how many frames leave the front end: one for each `time_stride` begun.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from speechseq.audio import Source, read_audio, read_blocks
 from speechseq.decoding import Hypothesis, decoder_for
-from speechseq.errors import AudioError, ModelError, SpeechseqError
+from speechseq.errors import AudioError, ModelError, SpeechseqError, UsageError
 from speechseq.long_audio import (
     LONG_SECONDS,
     Counted,
@@ -22,9 +22,22 @@ from speechseq.long_audio import (
     whole_or_blocks,
     windows,
 )
-from speechseq.model_file import DEFAULT_MODEL, INPUTS, OUTPUTS, ModelFile, read_model
+from speechseq.model_file import (
+    DEFAULT_MODEL,
+    END_FRAME,
+    FIRST_FRAME,
+    INPUTS,
+    OUTPUTS,
+    ModelFile,
+    read_model,
+)
 from speechseq.recipe import Recipe
+from speechseq.recognition import Recognition as Recognition
+from speechseq.recognition import Word as Word
+from speechseq.recognition import WordFinder, frame_seconds, text_of
 from speechseq.segments import Confidence, Segment, Segmenter
+from speechseq.stream_frames import LATENCY_MS, CarriedFrames, Frames, HearOn, State, frames_within
+from speechseq.streaming import Settler, Stream
 from speechseq.tokens import UNKNOWN, Vocabulary
 
 WINDOWS_AT_ONCE = 4
@@ -32,6 +45,8 @@ WINDOWS_AT_ONCE = 4
 
 BATCH_SECONDS = 8.0
 """Short recordings in one run of the network; for small networks more is slower, not faster."""
+
+MILLISECONDS = 1000.0
 
 CLIPS_SECONDS = 600.0
 """Short recordings kept to be sorted by length."""
@@ -43,34 +58,25 @@ Network = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """``samples (batch, samples), lengths -> log_probs (batch, frames, tokens), lengths``, arrays."""
 
 
-@dataclass(frozen=True)
-class Word:
-    """A recognised word; `start` and `end` are seconds, `confidence` is a probability."""
-
-    text: str
-    start: float
-    end: float
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Recognition:
-    """What was recognised in `duration` seconds of audio."""
-
-    text: str
-    words: tuple[Word, ...]
-    confidence: float
-    duration: float
-
-
 class Recogniser:
-    """Turns audio into text; it never asks which library runs its network."""
+    """Turns audio into text; it never asks which library runs its network.
 
-    def __init__(self, network: Network, vocabulary: Vocabulary, recipe: Recipe):
+    `hear_on` runs it from where it was, if it can go on from frame to frame.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        vocabulary: Vocabulary,
+        recipe: Recipe,
+        hear_on: HearOn | None = None,
+    ):
         self.network = network
         self.vocabulary = vocabulary
         self.recipe = recipe
+        self.hear_on = hear_on
         self._decode = decoder_for(vocabulary, recipe.decoding.decoder)
+        self._words = WordFinder(vocabulary, recipe)
 
     def decoding_with(
         self, decoder: str | None = None, least_confidence: float | None = None
@@ -84,7 +90,8 @@ class Recogniser:
         own = self.recipe.decoding
         least = own.least_confidence if least_confidence is None else least_confidence
         changed = replace(own, decoder=decoder or own.decoder, least_confidence=least)
-        return Recogniser(self.network, self.vocabulary, replace(self.recipe, decoding=changed))
+        recipe = replace(self.recipe, decoding=changed)
+        return Recogniser(self.network, self.vocabulary, recipe, self.hear_on)
 
     @property
     def rate(self) -> int:
@@ -94,7 +101,12 @@ class Recogniser:
     @property
     def frame_seconds(self) -> float:
         """Seconds from one frame of log-probabilities to the next."""
-        return self.recipe.features.hop_samples * self.recipe.model.time_stride / self.rate
+        return frame_seconds(self.recipe)
+
+    @property
+    def streams(self) -> bool:
+        """Whether this model can recognise while somebody speaks: see `stream`."""
+        return self.vocabulary.is_sequence and self.recipe.features.cmvn != "utterance"
 
     def transcribe(
         self,
@@ -161,11 +173,46 @@ class Recogniser:
         for segment in self._segments(taken, skip_silence):
             words = self._words(segment.hypothesis, taken.seconds)
             yield Recognition(
-                text=_text(words),
+                text=text_of(words),
                 words=words,
                 confidence=segment.hypothesis.confidence,
                 duration=(segment.last - segment.first) * self.frame_seconds,
             )
+
+    def stream(self, *, latency_ms: float = LATENCY_MS) -> Stream:
+        """Return what recognises mono samples at `rate` as they come.
+
+        What it says is sure, and never changes; of the frames it is made of, each is sure at most
+        `latency_ms` after it was spoken, for so much audio behind it a network of two directions
+        may hear: the more, the fewer errors, and with `inf` it hears all and errs as `transcribe`.
+        A network of one direction hears but what its front end needs (see `reach`), and gives the
+        same frames as `transcribe`.
+
+        Raises:
+            UsageError: the latency is no time, the model is a classifier, or it normalises whole
+                utterances.
+        """
+        frames = self.stream_frames(latency_ms=latency_ms)
+        settler = Settler(self.vocabulary, self._decode, self.frame_seconds, freely=self._freely)
+        return Stream(frames, settler, self._words, self.rate)
+
+    def stream_frames(self, *, latency_ms: float = LATENCY_MS) -> Frames:
+        """Return the frames of a stream, which are its log-probabilities.
+
+        Raises:
+            UsageError: as `stream`.
+        """
+        if not latency_ms >= 0:
+            raise UsageError(f"latency {latency_ms:g}: milliseconds, 0 or more, go here")
+        if not self.vocabulary.is_sequence:
+            raise UsageError("stream: a classifier hears wholes; use transcribe")
+        if not self.streams:
+            raise UsageError("stream: features.cmvn utterance needs the whole; use transcribe")
+        if self.hear_on:
+            return CarriedFrames(self.hear_on, self.recipe, len(self.vocabulary))
+        return frames_within(
+            self._hear, self.recipe, len(self.vocabulary), latency_ms / MILLISECONDS
+        )
 
     def log_probs(
         self, pieces: Iterable[Window], *, floor: NoiseFloor | None = None
@@ -197,6 +244,14 @@ class Recogniser:
             self._recognition(log_probs[row, :size], len(clip) / self.rate)
             for row, (clip, size) in enumerate(zip(clips, frames, strict=True))
         ]
+
+    def _hear(self, samples: np.ndarray) -> np.ndarray:
+        """Return the log-probabilities (frames, tokens) of samples (samples,), however many."""
+        most = round(LONG_SECONDS * self.rate)
+        if len(samples) <= most:
+            return self.network(*pad([samples]))[0][0]
+        blocks = (samples[begin : begin + most] for begin in range(0, len(samples), most))
+        return np.concatenate(list(self.log_probs(windows(blocks, self.recipe))))
 
     def _read(self, source: Source | np.ndarray) -> np.ndarray | Iterator[np.ndarray]:
         """Return all samples (samples,) of a short recording, and blocks of a long one."""
@@ -237,21 +292,24 @@ class Recogniser:
         for segment in self._segments(taken, skip_silence):
             words += self._words(segment.hypothesis, taken.seconds)
             confidence.add(segment)
-        return Recognition(_text(words), tuple(words), confidence.value, taken.seconds)
+        return Recognition(text_of(words), tuple(words), confidence.value, taken.seconds)
 
     def _segments(self, taken: Counted, skip_silence: bool) -> Iterator[Segment]:
         if not self.vocabulary.is_sequence:
             raise ModelError("blocks: a classifier hears wholes; give it each one by itself")
         floor = NoiseFloor(self.rate) if skip_silence else None
-        freely = self.recipe.decoding.decoder == FREE_DECODER
-        segments = Segmenter(self.vocabulary, self._decode, self.frame_seconds, spells=freely)
+        segments = Segmenter(self.vocabulary, self._decode, self.frame_seconds, spells=self._freely)
         return segments(self.log_probs(windows(taken, self.recipe), floor=floor))
+
+    @property
+    def _freely(self) -> bool:
+        return self.recipe.decoding.decoder == FREE_DECODER
 
     def _recognition(self, log_probs: np.ndarray, duration: float) -> Recognition:
         hypothesis = self._decode(log_probs)
         sequence = self.vocabulary.is_sequence
         words = (self._words if sequence else self._class)(hypothesis, duration)
-        return Recognition(_text(words), words, hypothesis.confidence, duration)
+        return Recognition(text_of(words), words, hypothesis.confidence, duration)
 
     def _class(self, hypothesis: Hypothesis, duration: float) -> tuple[Word, ...]:
         """Return the class as the only word."""
@@ -260,42 +318,6 @@ class Recogniser:
         if not sure and UNKNOWN in self.vocabulary.tokens:
             label = UNKNOWN
         return (Word(label, 0.0, duration, hypothesis.confidence),)
-
-    def _words(self, hypothesis: Hypothesis, duration: float) -> tuple[Word, ...]:
-        """Gather the tokens between spaces (each token, where tokens are words) into sure words."""
-        words = []
-        group: list[int] = []
-        by_character = self.vocabulary.kind == "characters"
-        for position, token in enumerate(hypothesis.tokens):
-            if by_character and self.vocabulary.tokens[token] == " ":
-                words.append(group)
-                group = []
-            elif by_character:
-                group.append(position)
-            else:
-                words.append([position])
-        words.append(group)
-        found = (self._word(hypothesis, group, duration) for group in words if group)
-        return tuple(w for w in found if w.confidence >= self.recipe.decoding.least_confidence)
-
-    def _word(self, hypothesis: Hypothesis, group: list[int], duration: float) -> Word:
-        first, last = group[0], group[-1]
-        confidences = [hypothesis.token_confidences[position] for position in group]
-        return Word(
-            text=self.vocabulary.decode([hypothesis.tokens[position] for position in group]),
-            start=self._seconds(hypothesis.starts[first], duration),
-            end=self._seconds(hypothesis.ends[last], duration),
-            confidence=float(np.exp(np.mean(np.log(np.maximum(confidences, 1e-30))))),
-        )
-
-    def _seconds(self, frame: int, duration: float) -> float:
-        """Return when a frame begins, in the utterance without the silence put around it."""
-        seconds = frame * self.frame_seconds - self.recipe.features.edge_seconds
-        return round(min(max(seconds, 0.0), duration), 3)
-
-
-def _text(words: Iterable[Word]) -> str:
-    return " ".join(word.text for word in words)
 
 
 def by_length(sizes: Mapping[int, int], most: int) -> Iterator[list[int]]:
@@ -331,21 +353,46 @@ def onnx_network(model: ModelFile) -> Network:
     """Return the network of a model file, run by onnxruntime."""
 
     def run(samples: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        try:
-            log_probs, frames = model.session.run(
-                list(OUTPUTS), dict(zip(INPUTS, (samples, lengths), strict=True))
-            )
-        except Exception as error:  # onnxruntime's exceptions share no public class
-            reason = str(error).split("\n")[0][:200]
-            raise ModelError(f"{model.path}: cannot be run ({reason}); export it again") from None
+        log_probs, frames = _run(model, OUTPUTS, (samples, lengths))
         return log_probs, frames
 
     return run
 
 
+def onnx_hear_on(model: ModelFile) -> HearOn | None:
+    """Return what runs a model file's network from where it was; None if it carries no state."""
+    if not model.states:
+        return None
+    outputs = (OUTPUTS[0], *model.states.values())
+
+    def run(
+        samples: np.ndarray, first: int, end: int, state: State
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        frames = {FIRST_FRAME: np.array([first]), END_FRAME: np.array([end])}
+        log_probs, *ends = _run(model, outputs, pad([samples]), {**frames, **state})
+        return log_probs[0], dict(zip(model.states, ends, strict=True))
+
+    return run
+
+
+def _run(
+    model: ModelFile,
+    outputs: Sequence[str],
+    values: tuple[np.ndarray, np.ndarray],
+    more: Mapping[str, np.ndarray] | None = None,
+) -> list[np.ndarray]:
+    """Return outputs of a model file's graph for samples and lengths, and what else it takes."""
+    feeds = {**dict(zip(INPUTS, values, strict=True)), **(more or {})}
+    try:
+        return model.session.run(list(outputs), feeds)
+    except Exception as error:  # onnxruntime's exceptions share no public class
+        reason = str(error).split("\n")[0][:200]
+        raise ModelError(f"{model.path}: cannot be run ({reason}); export it again") from None
+
+
 def from_model_file(model: ModelFile) -> Recogniser:
     """Return the recogniser of an open model file."""
-    return Recogniser(onnx_network(model), model.vocabulary, model.recipe)
+    return Recogniser(onnx_network(model), model.vocabulary, model.recipe, onnx_hear_on(model))
 
 
 def load(

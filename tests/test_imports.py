@@ -80,6 +80,14 @@ def test_importing_the_package_costs_nothing() -> None:
     assert not loaded & {"numpy", "onnxruntime", "soundfile", "yaml", *HEAVY}
 
 
+def test_onnxruntime_reports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts uses in a file under the home folder, from another thread, unless told before."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    fresh("import json, speechseq; speechseq.load('digits'); print(json.dumps({}))")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_line_answers_usage_without_the_network() -> None:
     loaded = set(fresh(IMPORT.format(names=["speechseq.cli"]))["modules"])
     assert not loaded & {"numpy", "onnxruntime", "soundfile", *HEAVY}

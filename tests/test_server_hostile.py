@@ -6,6 +6,7 @@ import io
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from starlette.testclient import TestClient
 from speechseq.recogniser import load
 from speechseq.server.app import build_app
 from speechseq.server.limits import Limits
+from speechseq.server.refusal import Refusal
+from speechseq.server.sound import read_upload
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = (ROOT / "data" / "samples" / "seven.wav").read_bytes()
@@ -254,3 +257,37 @@ def test_any_bytes_are_an_answer(client: TestClient, data: bytes) -> None:
 def test_a_sample_or_two_are_an_answer(client: TestClient, seconds: float) -> None:
     status, text = send(client, form(part(wav(seconds))))
     assert (status, text[:9]) == (200, '{"text":"')
+
+
+CODINGS = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "ULAW", "IMA_ADPCM", "GSM610")
+
+
+def test_only_what_may_hold_much_is_opened_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[io.BytesIO] = []
+
+    def info(file: io.BytesIO) -> Any:
+        opened.append(file)
+        return found(file)
+
+    found = soundfile.info
+    monkeypatch.setattr(soundfile, "info", info)
+    sound = np.zeros(8000, np.float32)
+    twice = {coding: written(sound, subtype=coding) for coding in CODINGS} | {
+        kind: written(sound, kind=kind) for kind in ("FLAC", "AIFF", "MP3")
+    }
+    for name, data in twice.items():
+        read_upload(data, 8000, 1.1)
+        plain = name.startswith("PCM")
+        assert (name, len(opened)) == (name, 0 if plain else 1)
+        opened.clear()
+    large = written(np.zeros(100_000, np.int16))
+    with pytest.raises(Refusal, match="longer than 1 s"):
+        read_upload(large, 8000, 1.0)
+    assert len(opened) == 1
+
+
+def test_a_plain_file_that_is_too_long_is_refused_as_it_is_read() -> None:
+    for data in (written(np.zeros(9000, np.int16)), wav_header(rate=100, size=100)):
+        with pytest.raises(Refusal, match="longer than") as refusal:
+            read_upload(data, 8000, 0.4)
+        assert refusal.value.status == 413

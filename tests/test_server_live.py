@@ -255,7 +255,7 @@ def test_a_server_that_others_reach_needs_a_token(
     ("0.0.0.0", False), ("localhost.example.com", False), ("10.0.0.1", False),  # noqa: S104
 ])  # fmt: skip
 def test_which_hosts_are_this_machine(host: str, loopback: bool) -> None:
-    assert command._is_loopback(host) is loopback
+    assert command.is_loopback(host) is loopback
 
 
 def test_what_is_wrong_is_said_before_anything_is_opened(fails: Fails) -> None:

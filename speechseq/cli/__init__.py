@@ -19,12 +19,15 @@ from speechseq.cli import (
     export,
     forecast,
     init,
+    listen,
     models,
+    page,
     plot,
     runs,
     serve,
     train,
     transcribe,
+    wyoming,
 )
 from speechseq.cli.terminal import note
 from speechseq.errors import SpeechseqError, UsageError
@@ -34,12 +37,15 @@ INTERRUPTED = 130
 
 COMMANDS: dict[str, ModuleType] = {
     "transcribe": transcribe,
+    "listen": listen,
     "init": init,
     "train": train,
     "evaluate": evaluate,
     "export": export,
     "data": data,
     "serve": serve,
+    "wyoming": wyoming,
+    "page": page,
     "models": models,
     "runs": runs,
     "plot": plot,

@@ -27,13 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     need_training()
-    from speechseq.training.export import export
+    from speechseq.training.export import export, read_card
 
     export(
         arguments.run,
         arguments.output,
         int8=arguments.int8,
-        card=arguments.card,
+        card=read_card(arguments.card) if arguments.card else None,
         utterances=_compared(arguments),
         note=note,
     )

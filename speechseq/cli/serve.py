@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechseq.cli.terminal import add_decoder, add_device, note, open_recogniser
-from speechseq.errors import SpeechseqError, UsageError
+from speechseq.errors import ModelError, SpeechseqError, UsageError
 from speechseq.server.limits import Limits, flag
 
 if TYPE_CHECKING:
     from speechseq.recogniser import Recogniser
 
-HELP = "serve recognition over HTTP and WebSocket"
+HELP = "serve recognition: a page for browsers, HTTP and WebSocket"
 PACKAGES = ("starlette", "uvicorn", "websockets", "prometheus_client")
 MOST_PORT = 65535
 SWITCH_SECONDS = 0.0005
@@ -59,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--port {arguments.port}: 0 to {MOST_PORT} goes here")
     _check_host(arguments.host, token)
     need_server()
-    recognisers = _open_recognisers(arguments)
+    recognisers = open_recognisers(arguments)
     import asyncio
     import logging
     import signal
@@ -72,7 +74,9 @@ def run(arguments: argparse.Namespace) -> None:
     logging.basicConfig(
         format="speechseq: %(message)s", level=logging.DEBUG if arguments.debug else logging.ERROR
     )
-    server = build_server(build_app(recognisers, limits, token=token), limits)
+    files = _model_files(arguments.model)
+    app = build_app(recognisers, limits, token=token, model_files=files)
+    server = build_server(app, limits)
     listener = listen(arguments.host, arguments.port)
     sys.setswitchinterval(SWITCH_SECONDS)
     signal.signal(signal.SIGTERM, _stop)  # uvicorn raises it anew when all that ran is finished
@@ -94,7 +98,7 @@ def need_server() -> None:
             )
 
 
-def _open_recognisers(arguments: argparse.Namespace) -> dict[str, Recogniser]:
+def open_recognisers(arguments: argparse.Namespace) -> dict[str, Recogniser]:
     """Open each model under its bundled name, its file's stem or its folder's name."""
     recognisers: dict[str, Recogniser] = {}
     for model in arguments.model or [None]:
@@ -106,6 +110,17 @@ def _open_recognisers(arguments: argparse.Namespace) -> dict[str, Recogniser]:
             raise UsageError(f"{model}: a second model called {name!r}; rename one of them")
         recognisers[name] = recogniser
     return recognisers
+
+
+def _model_files(models: Sequence[str] | None) -> dict[str, Path]:
+    """Find the ONNX files of models, by name, for the page to run; a run may have none yet."""
+    from speechseq.model_file import DEFAULT_MODEL, find_model
+
+    files = {}
+    for model in models or [DEFAULT_MODEL]:
+        with suppress(ModelError):
+            files[_name(model)] = find_model(model)
+    return files
 
 
 def _name(model: str | None) -> str:
@@ -144,13 +159,14 @@ def _check_host(host: str, token: str | None) -> None:
     Raises:
         UsageError: the host is not this machine alone, and there is no token.
     """
-    if token is None and not _is_loopback(host):
+    if token is None and not is_loopback(host):
         raise UsageError(
             f"--host {host}: others can reach it; give a token in --token-file or ${TOKEN_VARIABLE}"
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches a host."""
     import ipaddress
 
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -13,20 +14,35 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
 from speechseq.recogniser import Recogniser
-from speechseq.server.door import OPEN, Door
+from speechseq.server.door import HEALTH, PAGE_FILES, Door
 from speechseq.server.limits import Limits
 from speechseq.server.metrics import CONTENT_TYPE
+from speechseq.server.page_answers import (
+    give_log_probs,
+    list_offer,
+    show_file,
+    show_model_file,
+    show_page,
+)
 from speechseq.server.refusal import Refusal
 from speechseq.server.service import Service
+from speechseq.server.site import MODELS
 from speechseq.server.streams import stream
 from speechseq.server.transcriptions import transcribe
 
 
 def build_app(
-    recognisers: Mapping[str, Recogniser], limits: Limits, *, token: str | None = None
+    recognisers: Mapping[str, Recogniser],
+    limits: Limits,
+    *,
+    token: str | None = None,
+    model_files: Mapping[str, Path] | None = None,
 ) -> Starlette:
-    """Return the ASGI application that serves recognisers, by their names."""
-    service = Service(recognisers, limits)
+    """Return the ASGI application that serves recognisers, by their names.
+
+    `model_files` are the ONNX files behind them that browsers may run themselves.
+    """
+    service = Service(recognisers, limits, model_files)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -91,9 +107,14 @@ async def _not_found(_: Request, error: Exception) -> Response:
 ROUTES: list[Route | WebSocketRoute] = [
     Route("/v1/audio/transcriptions", transcribe, methods=["POST"]),
     WebSocketRoute("/v1/stream", stream),
+    Route("/v1/log_probs", give_log_probs, methods=["POST"]),
     Route("/v1/models", list_models),
     Route("/v1/models/{name}", show_model),
-    Route(OPEN, tell_health),
+    Route(HEALTH, tell_health),
     Route("/metrics", tell_metrics),
+    Route("/", show_page),
+    Route(PAGE_FILES + "{place:path}", show_file),
+    Route(f"/{MODELS}", list_offer),
+    Route("/models/{name}.onnx", show_model_file),
 ]
-"""What can be asked for; a page is one more line."""
+"""What can be asked for."""

@@ -16,8 +16,10 @@ from starlette.websockets import WebSocket
 from speechseq.server.metrics import Metrics
 from speechseq.server.refusal import CLIENT_GONE, Refusal, failure
 
-OPEN = "/healthz"
-"""The path that needs no token: what watches over the server knows none."""
+HEALTH = "/healthz"
+PAGE_FILES = "/page/"
+OPEN = (HEALTH, "/")
+"""Paths that need no token: what watches over the server knows none, and the page asks for it."""
 
 WEBSOCKET_STATUS = {"websocket.accept": 101, "websocket.close": 403}
 """What the first message of an answer to a WebSocket amounts to."""
@@ -77,7 +79,7 @@ class Door:
             Refusal: the token is wrong (401), or a page of another place asks (403).
         """
         headers = Headers(scope=scope)
-        if scope["path"] == OPEN:
+        if scope["path"] in OPEN or scope["path"].startswith(PAGE_FILES):
             return
         if self.token is None:
             origin = headers.get("origin")

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from speechseq.errors import UsageError
-from speechseq.recogniser import Recogniser, Recognition
+from speechseq.recogniser import Recogniser, Recognition, pad
 from speechseq.server.batching import Batcher
 from speechseq.server.gate import Gate, Store
 from speechseq.server.limits import Limits
@@ -30,13 +31,21 @@ Result = TypeVar("Result")
 class Service:
     """One server's parts; `recognisers` by name, the first one by default.
 
+    `model_files` are the ONNX files of those that are given away.
+
     Raises:
         UsageError: the largest upload allowed would not fit into the memory for all.
     """
 
-    def __init__(self, recognisers: Mapping[str, Recogniser], limits: Limits):
+    def __init__(
+        self,
+        recognisers: Mapping[str, Recogniser],
+        limits: Limits,
+        model_files: Mapping[str, Path] | None = None,
+    ):
         _check_memory(recognisers, limits)
         self.recognisers = recognisers
+        self.model_files = model_files or {}
         self.limits = limits
         self.metrics = Metrics()
         self.uploads = Gate(limits.requests, limits.queue, limits.wait_seconds)
@@ -97,9 +106,23 @@ class Service:
             async with asyncio.timeout(self.limits.answer_seconds):
                 found = await self.batcher.recognise(recogniser, samples)
         except TimeoutError:
-            raise Refusal(503, "server: too busy to answer; try again", code="busy") from None
+            raise _too_busy() from None
         self.metrics.audio_seconds.inc(found.duration)
         return found
+
+    async def log_probs(self, recogniser: Recogniser, samples: np.ndarray) -> np.ndarray:
+        """Return the log-probabilities (frames, tokens) of samples (samples,) at its rate.
+
+        Raises:
+            Refusal: it took too long (503).
+        """
+        try:
+            async with asyncio.timeout(self.limits.answer_seconds):
+                found, _ = await self.read(lambda: recogniser.network(*pad([samples])))
+        except TimeoutError:
+            raise _too_busy() from None
+        self.metrics.audio_seconds.inc(len(samples) / recogniser.rate)
+        return found[0]
 
     def _watch(self) -> None:
         watch = self.metrics.watch
@@ -108,6 +131,10 @@ class Service:
         watch("uploads", "Uploads that are worked on", lambda: self.uploads.inside)
         watch("streams", "Open streams", lambda: self.streams.inside)
         watch("held_bytes", "Bytes of uploads and samples", lambda: self.store.held)
+
+
+def _too_busy() -> Refusal:
+    return Refusal(503, "server: too busy to answer; try again", code="busy")
 
 
 def _check_memory(recognisers: Mapping[str, Recogniser], limits: Limits) -> None:

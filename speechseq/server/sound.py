@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import soundfile
@@ -14,6 +15,9 @@ from speechseq.server.refusal import Refusal
 MOST_SAMPLES_A_SECOND = 192_000
 """Over all channels, for the longest audio allowed: a small file of silence may claim far more."""
 
+WAV_PCM = re.compile(rb"RIFF....WAVEfmt ....\x01\0", re.DOTALL)
+"""How a wav file begins that holds plain samples, none of them in less than a byte."""
+
 PCM_BYTES = 2
 PCM_SCALE = 1 << 15
 
@@ -24,7 +28,8 @@ def read_upload(data: bytes, rate: int, longest_seconds: float) -> np.ndarray:
     Raises:
         Refusal: it is not usable audio (400), or too long, as its header says or as it is (413).
     """
-    _check_header(data, longest_seconds)
+    if not _is_little(data, longest_seconds):
+        _check_header(data, longest_seconds)
     blocks: list[np.ndarray] = []
     size = 0
     try:
@@ -36,6 +41,14 @@ def read_upload(data: bytes, rate: int, longest_seconds: float) -> np.ndarray:
     except AudioError as error:
         raise Refusal(400, str(error), code="invalid_audio", param="file") from None
     return np.concatenate(blocks)
+
+
+def _is_little(data: bytes, longest_seconds: float) -> bool:
+    """Tell whether a file cannot hold too much, whatever its header claims; most uploads cannot.
+
+    To open a short clip twice is a sixth of the time it takes to read it.
+    """
+    return len(data) <= MOST_SAMPLES_A_SECOND * longest_seconds and bool(WAV_PCM.match(data))
 
 
 def _check_header(data: bytes, longest_seconds: float) -> None:

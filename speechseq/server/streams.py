@@ -3,6 +3,9 @@
 The client sends ``{"type": "start", "rate": 16000}`` (and ``"model"``, ``"interim": true``), then
 binary messages of 16-bit little-endian mono samples, then ``{"type": "finish"}``. The server
 answers ``ready``, ``interim`` at most once a second, and ``final`` or ``error``; then it closes.
+
+Interim texts come of a stream, which goes on from where it was, so that they cost the same at any
+length. The final text is that of the whole, as of a file: what follows a word tells what it was.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from speechseq.server.limits import Limits
 from speechseq.server.refusal import Refusal, failure
 from speechseq.server.service import Service
 from speechseq.server.sound import PCM_BYTES, read_pcm, too_long
+from speechseq.streaming import Resampler, Stream
 
 RATES = (8000, 48000)
 """Samples per second that a stream may have."""
@@ -43,10 +47,10 @@ class Start:
     interim: bool
 
 
-class WholeUtterance:
-    """Hears an utterance and recognises all of it anew each time it is asked.
+class Utterance:
+    """Hears an utterance, and says what it is, so far and in the end.
 
-    A recogniser that works frame by frame takes its place with the same two methods.
+    A model that cannot stream recognises all of it anew each time it is asked.
     """
 
     def __init__(self, service: Service, start: Start):
@@ -54,6 +58,10 @@ class WholeUtterance:
         self._start = start
         self._heard = bytearray()
         self._most = round(service.limits.stream_seconds * start.rate) * PCM_BYTES
+        streams = start.interim and start.recogniser.streams
+        self._stream = start.recogniser.stream() if streams else None
+        self._resample = Resampler(start.rate, start.recogniser.rate)
+        self._streamed = 0  # bytes
 
     def hear(self, pcm: bytes) -> None:
         """Take the next samples.
@@ -67,8 +75,20 @@ class WholeUtterance:
             raise too_long(self._service.limits.stream_seconds)
         self._heard += pcm
 
+    async def so_far(self) -> Recognition:
+        """Recognise what was heard so far; the text may change yet.
+
+        Raises:
+            Refusal: the server is too busy (503).
+        """
+        if self._stream is None:
+            return await self.recognise()
+        stream, new = self._stream, bytes(self._heard[self._streamed :])
+        self._streamed += len(new)
+        return await self._service.read(lambda: self._go_on(stream, new))
+
     async def recognise(self) -> Recognition:
-        """Recognise what was heard so far.
+        """Recognise all that was heard, as a whole.
 
         Raises:
             Refusal: the server is too busy (503).
@@ -81,11 +101,15 @@ class WholeUtterance:
             return Recognition("", (), 1.0, 0.0)
         return await self._service.recognise(recogniser, samples)
 
+    def _go_on(self, stream: Stream, pcm: bytes) -> Recognition:
+        stream.hear(self._resample(read_pcm(pcm, self._start.rate, self._start.rate)))
+        return stream.so_far()
+
 
 class Interims:
     """Sends interim texts while more is heard, one at a time."""
 
-    def __init__(self, socket: WebSocket, utterance: WholeUtterance):
+    def __init__(self, socket: WebSocket, utterance: Utterance):
         self._socket = socket
         self._utterance = utterance
         self._task: asyncio.Task[None] | None = None
@@ -105,7 +129,7 @@ class Interims:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _send(self) -> None:
-        await _say(self._socket, "interim", await self._utterance.recognise())
+        await _say(self._socket, "interim", await self._utterance.so_far())
 
 
 async def stream(socket: WebSocket) -> None:
@@ -149,7 +173,7 @@ async def _give_up(socket: WebSocket, refusal: Refusal) -> None:
 async def _converse(socket: WebSocket, service: Service) -> None:
     """Hear until the client says finish, then say what it was."""
     start = _read_start(await _receive(socket, service.limits), service)
-    utterance = WholeUtterance(service, start)
+    utterance = Utterance(service, start)
     interims = Interims(socket, utterance)
     await socket.send_json({"type": "ready", "rate": start.rate})
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 
@@ -12,8 +11,8 @@ from starlette.responses import Response
 
 from speechseq.recogniser import Recogniser
 from speechseq.server.answers import Answer, answer_for
+from speechseq.server.body import check_length, read_body
 from speechseq.server.forms import Form, boundary_of, parse_form
-from speechseq.server.refusal import Refusal
 from speechseq.server.service import Service
 from speechseq.server.sound import read_upload
 
@@ -33,7 +32,7 @@ async def transcribe(request: Request) -> Response:
     service: Service = request.app.state.service
     began = time.monotonic()
     boundary = boundary_of(request.headers.get("content-type", ""))
-    _check_length(request, service.limits.body_bytes)
+    check_length(request, service.limits)
     async with service.uploads.place():
         task = await _receive(request, boundary, service)
         with service.store.lease() as take:
@@ -46,22 +45,9 @@ async def transcribe(request: Request) -> Response:
 
 async def _receive(request: Request, boundary: bytes, service: Service) -> Task:
     """Read what is sent, and let its bytes go as soon as its samples are known."""
-    limits = service.limits
-    chunks: list[bytes] = []
-    size = 0
     with service.store.lease() as take:
-        try:
-            async with asyncio.timeout(limits.body_seconds):
-                async for chunk in request.stream():
-                    size += len(chunk)
-                    if size > limits.body_bytes:
-                        raise _too_large(limits.body_bytes)
-                    take(len(chunk))
-                    chunks.append(chunk)
-        except TimeoutError:
-            message = "body: sent too slowly; send it again, or less at once"
-            raise Refusal(408, message, code="timeout") from None
-        return await service.read(lambda: _task(b"".join(chunks), boundary, service))
+        body = await read_body(request, service.limits, take)
+        return await service.read(lambda: _task(body, boundary, service))
 
 
 def _task(body: bytes, boundary: bytes, service: Service) -> Task:
@@ -71,14 +57,3 @@ def _task(body: bytes, boundary: bytes, service: Service) -> Task:
     recogniser = service.model(form.text("model"))
     samples = read_upload(file, recogniser.rate, service.limits.audio_seconds)
     return Task(form, answer, recogniser, samples)
-
-
-def _check_length(request: Request, most: int) -> None:
-    claimed = request.headers.get("content-length", "0")
-    if claimed.isdecimal() and int(claimed[:20]) > most:
-        raise _too_large(most)
-
-
-def _too_large(most: int) -> Refusal:
-    message = f"body: larger than {most / 1e6:g} MB; send the audio in parts or compressed"
-    return Refusal(413, message, code="body_too_large")

@@ -88,8 +88,7 @@ class Convolutions(nn.Module):
 
     def __init__(self, dims: int, settings: ModelSettings):
         super().__init__()
-        channels, stride = settings.channels, settings.time_stride
-        self.strides = (stride // 2, 2) if stride == 4 else (stride, 1)
+        channels, self.strides = settings.channels, settings.conv_strides
         self.first = nn.Conv2d(1, channels, 3, stride=(self.strides[0], 2), padding=1)
         self.second = nn.Conv2d(channels, channels, 3, stride=(self.strides[1], 2), padding=1)
         self.dims = channels * -(-dims // 4)

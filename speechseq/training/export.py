@@ -41,6 +41,7 @@ TOLERANCE = 1e-4
 """Largest difference of a log-probability that the parity gate lets through."""
 
 PARITY_BATCHES = (1, 3, 8)
+STREAM_BLOCKS = 7
 
 MOST_INT8_LOSS = 0.01
 """Largest loss of accuracy (for sequences: rise of WER), as a share of 1, int8 may bring."""
@@ -56,7 +57,10 @@ class Parity:
 
 
 def parity(one: Recogniser, other: Recogniser, clips: Sequence[np.ndarray]) -> Parity:
-    """Run two recognisers on clips (samples,) in batches of several sizes and compare."""
+    """Run two recognisers on clips (samples,) in batches of several sizes and compare.
+
+    If the other can go on from frame to frame, what it gives as a stream is compared, too.
+    """
     largest, different = 0.0, 0
     for size in PARITY_BATCHES:
         for at in range(0, len(clips), size):
@@ -66,11 +70,27 @@ def parity(one: Recogniser, other: Recogniser, clips: Sequence[np.ndarray]) -> P
             if not np.array_equal(lengths, other_lengths):
                 return Parity(len(clips), float("inf"), len(clips))
             for row, length in enumerate(lengths):
-                gap = np.abs(log_probs[row, :length] - others[row, :length]).max()
-                largest = max(largest, float(gap)) if np.isfinite(gap) else float("inf")
+                largest = max(largest, _gap(log_probs[row, :length], others[row, :length]))
             texts = [r.transcribe_batch(clips[at : at + size]) for r in (one, other)]
             different += sum(a.text != b.text for a, b in zip(*texts, strict=True))
+    for clip in clips if other.hear_on else ():
+        largest = max(largest, _gap(one.network(*pad([clip]))[0][0], _streamed(other, clip)))
     return Parity(len(clips), largest, different)
+
+
+def _gap(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the largest difference of two arrays; inf if there is no telling."""
+    if one.shape != other.shape:
+        return float("inf")
+    gap = float(np.abs(one - other).max())
+    return gap if np.isfinite(gap) else float("inf")
+
+
+def _streamed(recogniser: Recogniser, clip: np.ndarray) -> np.ndarray:
+    """Return the log-probabilities (frames, tokens) of a clip that comes in STREAM_BLOCKS parts."""
+    frames = recogniser.stream_frames()
+    blocks = np.array_split(clip, STREAM_BLOCKS)
+    return np.concatenate([*map(frames.hear, blocks), frames.finish()])
 
 
 def parity_clips(
@@ -173,28 +193,27 @@ def export(
     path: Path,
     *,
     int8: bool = False,
-    card: Path | None = None,
+    card: Mapping[str, Any] | None = None,
     utterances: Sequence[Utterance] = (),
     note: Note = lambda text: None,
 ) -> Path:
     """Export a run folder's best weights; with `int8` quantise them and measure what it costs.
 
-    `card` is a YAML file of what the model should say of itself; `utterances` are compared on.
+    `card` is what the model should say of itself; `utterances` are compared on.
 
     Raises:
-        ModelError: `run` is not a run folder. UsageError: the card is not YAML.
+        ModelError: `run` is not a run folder.
         GateFailed: parity fails, or int8 loses too much accuracy; nothing is written.
     """
     recipe, vocabulary = read_run(run)
     network = load_network(run / WEIGHTS, recipe, len(vocabulary))
-    texts = _read_card(card) if card else {}
     if not int8:
         return export_run(
-            network, recipe, vocabulary, path, utterances=utterances, note=note, card=texts
+            network, recipe, vocabulary, path, utterances=utterances, note=note, card=card
         )
     with tempfile.TemporaryDirectory() as folder:
         whole, small = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        export_run(network, recipe, vocabulary, whole, utterances=utterances, note=note, card=texts)
+        export_run(network, recipe, vocabulary, whole, utterances=utterances, note=note, card=card)
         quantise(whole, small)
         _compare(whole, small, path, utterances, note)
         with atomic_write(path) as file:
@@ -202,7 +221,12 @@ def export(
     return path
 
 
-def _read_card(path: Path) -> dict[str, Any]:
+def read_card(path: Path) -> dict[str, Any]:
+    """Read a YAML file of what a model should say of itself.
+
+    Raises:
+        UsageError: it cannot be read, or is no mapping.
+    """
     try:
         card = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -14,10 +14,7 @@ import torchaudio
 from torch import Tensor, nn
 
 from speechseq.errors import UsageError, choose
-from speechseq.recipe import FeatureSettings
-
-DELTA_WINDOW = 5
-"""Frames under the regression that gives a delta."""
+from speechseq.recipe import DELTA_WINDOW, FeatureSettings
 
 LEAST_DEVIATION = 0.1
 """Smallest standard deviation CMVN divides by, so that silence stays finite."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 from torch import Tensor, nn
 
-from speechseq.recipe import FeatureSettings
+from speechseq.recipe import DELTA_WINDOW, FeatureSettings
+from speechseq.training.carry import Carry, carries_state
 from speechseq.training.encoder import (
     Convolutions,
     CTCHead,
@@ -24,95 +24,38 @@ from speechseq.training.encoder import (
     SpeechNetwork,
     Stack,
 )
-from speechseq.training.features import DELTA_WINDOW, LEAST_DEVIATION, LogMel, delta_kernel
+from speechseq.training.features import LEAST_DEVIATION, LogMel, delta_kernel
+from speechseq.training.nodes import Graph
 
-OPSET = 17
-IR_VERSION = 9
 FEATURE_NODES = "features"
 """Prefix of the feature nodes' names; quantisation leaves these nodes alone."""
 
 
-class Graph:
-    """Nodes and constants of an ONNX graph in the making; values are passed by name."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[TensorProto] = []
-        self.prefix = ""
-
-    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """Append a node with one output and return the output's name."""
-        name = f"{self.prefix}/{operator}{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, inputs, [name], name, **attributes))
-        return name
-
-    def constant(self, value: Tensor | np.ndarray | float | Sequence[int] | int) -> str:
-        """Keep an array, float32 or int64, and return its name."""
-        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        kind = np.float32 if array.dtype.kind == "f" else np.int64
-        name = f"{self.prefix}/constant{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(array.astype(kind, order="C"), name))
-        return name
-
-    def size(self, value: str, axis: int) -> str:
-        """Return the size of an axis, a scalar."""
-        return self.add("Gather", self.add("Shape", value), self.constant(axis))
-
-    def within(self, lengths: str, size: str) -> str:
-        """Return the mask (batch, size), true inside each utterance."""
-        steps = self.add("Range", self.constant(0), size, self.constant(1))
-        return self.add("Less", steps, self.add("Unsqueeze", lengths, self.constant([1])))
-
-    def mask(self, values: str, lengths: str, axes: Sequence[int], time_axis: int) -> str:
-        """Zero what lies beyond each utterance; `axes` are where the mask is unsqueezed."""
-        inside = self.add("Cast", self.within(lengths, self.size(values, time_axis)), to=1)
-        return self.add("Mul", values, self.add("Unsqueeze", inside, self.constant(axes)))
-
-    def ceil_divide(self, lengths: str, stride: int) -> str:
-        """Return ceil(lengths / stride)."""
-        if stride == 1:
-            return lengths
-        raised = self.add("Add", lengths, self.constant(stride - 1))
-        return self.add("Div", raised, self.constant(stride))
-
-
 def build_graph(network: SpeechNetwork) -> onnx.ModelProto:
-    """Write a network's graph: `waveform`, `lengths` -> `log_probs`, `log_probs_lengths`."""
+    """Write a network's graph: `waveform`, `lengths` -> `log_probs`, `log_probs_lengths`.
+
+    Where the network carries state, it is a stream's, too: see `carry`.
+    """
     graph = Graph()
+    graph.input("waveform", TensorProto.FLOAT, ["batch", "samples"])
+    graph.input("lengths", TensorProto.INT64, ["batch"])
     graph.prefix = FEATURE_NODES
     frames, lengths = _log_mels(graph, network)
     frames = _finish(graph, network, frames, lengths)
     graph.prefix = "encoder"
     inputs, lengths = _front_end(graph, network, frames, lengths)
-    states = _recurrent(graph, network, inputs, lengths)
+    carry = Carry(graph, network) if carries_state(network) else None
+    if carry:
+        inputs, lengths = carry.stretch(inputs, lengths)
+    states = _recurrent(graph, network, inputs, lengths, carry)
     graph.prefix = "head"
     log_probs, lengths = _head(graph, network, states, inputs, lengths)
-    graph.nodes.append(helper.make_node("Identity", [log_probs], ["log_probs"]))
-    graph.nodes.append(helper.make_node("Identity", [lengths], ["log_probs_lengths"]))
-    return _model(graph, network.head.output.state.out_features)
-
-
-def _model(graph: Graph, tokens: int) -> onnx.ModelProto:
-    make = helper.make_tensor_value_info
-    proto = helper.make_graph(
-        graph.nodes,
-        "speechseq",
-        [
-            make("waveform", TensorProto.FLOAT, ["batch", "samples"]),
-            make("lengths", TensorProto.INT64, ["batch"]),
-        ],
-        [
-            make("log_probs", TensorProto.FLOAT, ["batch", "frames", tokens]),
-            make("log_probs_lengths", TensorProto.INT64, ["batch"]),
-        ],
-        graph.constants,
-    )
-    model = helper.make_model(
-        proto, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="speechseq"
-    )
-    model.ir_version = IR_VERSION
-    onnx.checker.check_model(model)
-    return model
+    tokens = network.head.output.state.out_features
+    graph.output(log_probs, "log_probs", TensorProto.FLOAT, ["batch", "frames", tokens])
+    graph.output(lengths, "log_probs_lengths", TensorProto.INT64, ["batch"])
+    if carry:
+        carry.give_out()
+    return graph.model()
 
 
 def _log_mels(graph: Graph, network: SpeechNetwork) -> tuple[str, str]:
@@ -266,16 +209,23 @@ def _linear(graph: Graph, linear: nn.Linear, values: str) -> str:
     return graph.add("Add", values, graph.constant(linear.bias))
 
 
-def _recurrent(graph: Graph, network: SpeechNetwork, inputs: str, lengths: str) -> str:
+def _recurrent(
+    graph: Graph, network: SpeechNetwork, inputs: str, lengths: str, carry: Carry | None
+) -> str:
     """Return the states (batch, frames, dims); between the layers time is the first axis."""
     sizes = graph.add("Cast", lengths, to=TensorProto.INT32)
     states = graph.add("Transpose", inputs, perm=[1, 0, 2])
-    for layer in network.encoder.layers:
-        states = _layer(graph, cast(RecurrentLayer, layer), states, sizes)
+    for number, layer in enumerate(network.encoder.layers):
+        begins = carry.begins(number, states) if carry else []
+        ends = carry.ends(number) if carry else []
+        states = _layer(graph, cast(RecurrentLayer, layer), states, [sizes, *begins], ends)
     return graph.add("Transpose", states, perm=[1, 0, 2])
 
 
-def _layer(graph: Graph, layer: RecurrentLayer, frames: str, sizes: str) -> str:
+def _layer(
+    graph: Graph, layer: RecurrentLayer, frames: str, last: Sequence[str], ends: Sequence[str]
+) -> str:
+    """Return a layer's states; `last` are its cells' last inputs: lengths, and first states."""
     cells = [cell for cell in (layer.forward_cell, layer.backward_cell) if cell is not None]
     operator, order, attributes = ONNX_CELLS[layer.forward_cell.mode]
     weights = [
@@ -291,7 +241,8 @@ def _layer(graph: Graph, layer: RecurrentLayer, frames: str, sizes: str) -> str:
         frames,
         *weights,
         graph.constant(torch.stack(biases)),
-        sizes,
+        *last,
+        more=ends,
         hidden_size=cells[0].hidden_size,
         direction="bidirectional" if len(cells) == 2 else "forward",
         **attributes,

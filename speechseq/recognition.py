@@ -1,0 +1,87 @@
+"""What was recognised: words with their times and confidences, out of decoded tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from speechseq.decoding import Hypothesis
+from speechseq.recipe import Recipe
+from speechseq.tokens import Vocabulary
+
+
+@dataclass(frozen=True)
+class Word:
+    """A recognised word; `start` and `end` are seconds, `confidence` is a probability."""
+
+    text: str
+    start: float
+    end: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """What was recognised in `duration` seconds of audio."""
+
+    text: str
+    words: tuple[Word, ...]
+    confidence: float
+    duration: float
+
+
+def text_of(words: Iterable[Word]) -> str:
+    """Return the words' text."""
+    return " ".join(word.text for word in words)
+
+
+def frame_seconds(recipe: Recipe) -> float:
+    """Return the seconds from one frame of log-probabilities to the next."""
+    return recipe.features.hop_samples * recipe.model.time_stride / recipe.features.rate
+
+
+class WordFinder:
+    """Gathers decoded tokens into words, and leaves out those that are not sure enough."""
+
+    def __init__(self, vocabulary: Vocabulary, recipe: Recipe):
+        self._vocabulary = vocabulary
+        self._frame_seconds = frame_seconds(recipe)
+        self._edge_seconds = recipe.features.edge_seconds
+        self._least = recipe.decoding.least_confidence
+
+    def __call__(self, hypothesis: Hypothesis, duration: float) -> tuple[Word, ...]:
+        """Return the words of what was decoded in `duration` seconds of audio."""
+        found = (self._word(hypothesis, group, duration) for group in self._groups(hypothesis))
+        return tuple(word for word in found if word.confidence >= self._least)
+
+    def _groups(self, hypothesis: Hypothesis) -> Iterator[list[int]]:
+        """Yield the places of tokens between spaces; of each token, where tokens are words."""
+        group: list[int] = []
+        by_character = self._vocabulary.kind == "characters"
+        for place, token in enumerate(hypothesis.tokens):
+            if not by_character:
+                yield [place]
+            elif self._vocabulary.tokens[token] != " ":
+                group.append(place)
+            elif group:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def _word(self, hypothesis: Hypothesis, group: list[int], duration: float) -> Word:
+        first, last = group[0], group[-1]
+        confidences = [hypothesis.token_confidences[place] for place in group]
+        return Word(
+            text=self._vocabulary.decode([hypothesis.tokens[place] for place in group]),
+            start=self._seconds(hypothesis.starts[first], duration),
+            end=self._seconds(hypothesis.ends[last], duration),
+            confidence=float(np.exp(np.mean(np.log(np.maximum(confidences, 1e-30))))),
+        )
+
+    def _seconds(self, frame: int, duration: float) -> float:
+        """Return when a frame begins, in the utterance without the silence put around it."""
+        seconds = frame * self._frame_seconds - self._edge_seconds
+        return round(min(max(seconds, 0.0), duration), 3)

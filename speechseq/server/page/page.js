@@ -1,0 +1,194 @@
+/** The page's controls: a sound comes in, is recognised, and is shown. */
+
+import { drawLogMels, drawPosteriors, drawWaveform } from "./draw.js";
+import { logMels } from "./log_mels.js";
+import { PLACES, placesOf } from "./network.js";
+import { recogniserOf } from "./recogniser.js";
+import { ask, useToken } from "./server.js";
+import { readFile, startRecording } from "./sound.js";
+
+const UNAUTHORISED = 401;
+
+const part = (id) => document.getElementById(id);
+const loaded = new Map(); // networks that were made, by model and place
+
+let offer = null; // what models there are, and where they may run
+let file = null; // the sound that was given last
+let shown = null; // all that is drawn of it
+let stop = null; // ends the recording that runs
+let turn = 0; // of several recognitions only the last one is shown
+
+async function enter() {
+  try {
+    offer = await (await ask("models.json")).json();
+  } catch (error) {
+    part("door").hidden = error.status !== UNAUTHORISED;
+    return say(error.message, true);
+  }
+  part("door").hidden = true;
+  fill(
+    part("model"),
+    offer.models.map(({ name }) => name),
+  );
+  offerPlaces();
+  for (const id of ["model", "place", "record", "file"]) part(id).disabled = false;
+  say("Ready.");
+}
+
+function chosen() {
+  return offer.models[part("model").selectedIndex];
+}
+
+function offerPlaces() {
+  fill(part("place"), placesOf(chosen(), offer));
+}
+
+function fill(select, names) {
+  const before = select.value;
+  select.replaceChildren(...names.map((name) => new Option(name)));
+  if (names.includes(before)) select.value = before;
+}
+
+function say(text, isWrong = false) {
+  part("status").textContent = text;
+  part("status").classList.toggle("wrong", isWrong);
+}
+
+/** Run what may fail, and say why it did. */
+async function attempt(what, work) {
+  try {
+    await work();
+  } catch (error) {
+    if (error.status === UNAUTHORISED) part("door").hidden = false;
+    say(`${what}: ${error.message}`, true);
+  }
+}
+
+/** Recognise the last sound with the chosen model, and show all of it. */
+function recognise() {
+  if (!file || !part("place").value) return;
+  const own = ++turn;
+  const model = chosen();
+  const place = part("place").value;
+  say(`${file.name}: listening …`);
+  attempt(file.name, async () => {
+    const samples = await readFile(file, model.rate);
+    const duration = samples.length / model.rate;
+    check(samples, duration);
+    const network = await networkOf(model, place);
+    const began = performance.now();
+    const logProbs = await network(samples);
+    const found = recogniserOf(model)(logProbs, duration);
+    const took = performance.now() - began;
+    if (own !== turn) return;
+    const mels = logMels(samples, model.log_mel);
+    shown = { model, samples, duration, logProbs, logMels: mels, ...found };
+    show();
+    say(`${file.name}: ${duration.toFixed(2)} s, recognised in ${took.toFixed(1)} ms ${place}.`);
+  });
+}
+
+function check(samples, duration) {
+  if (!samples.length) throw new Error("holds no sound; give a longer one");
+  const most = offer.most_seconds;
+  if (duration > most) {
+    throw new Error(`longer than ${most} s; cut it, or use speechseq transcribe`);
+  }
+}
+
+async function networkOf(model, place) {
+  const key = JSON.stringify([model.name, place]);
+  if (!loaded.has(key)) loaded.set(key, await PLACES[place](model));
+  return loaded.get(key);
+}
+
+function show() {
+  part("answer").hidden = false;
+  part("text").textContent = shown.text || "No words were recognised.";
+  part("text").classList.toggle("none", !shown.text);
+  part("words").replaceChildren(...shown.words.map(wordRow));
+  const ofClasses = shown.model.vocabulary.kind === "classes";
+  part("posteriors-title").textContent = ofClasses
+    ? "Probabilities of the likeliest classes"
+    : "Probability of each token over time, from 0 (pale) to 1 (full)";
+  draw();
+}
+
+function wordRow({ text, start, end, confidence }) {
+  const row = document.createElement("tr");
+  for (const value of [text, start.toFixed(2), end.toFixed(2), confidence.toFixed(3)]) {
+    row.insertCell().textContent = value;
+  }
+  return row;
+}
+
+function draw() {
+  if (!shown) return;
+  drawWaveform(part("waveform"), shown);
+  drawLogMels(part("log-mels"), shown);
+  drawPosteriors(part("posteriors"), shown);
+}
+
+function take(given) {
+  file = given;
+  recognise();
+}
+
+async function record() {
+  if (stop) return finish();
+  say("Recording.");
+  const heard = (seconds) => {
+    part("clock").textContent = `${seconds.toFixed(1)} s`;
+    if (seconds >= offer.most_seconds - 1) finish();
+  };
+  part("record").disabled = true; // until the microphone is open
+  await attempt("microphone", async () => {
+    stop = await startRecording(heard);
+    part("record").textContent = "Stop and recognise";
+    part("record").toggleAttribute("data-on", true);
+  });
+  part("record").disabled = false;
+}
+
+async function finish() {
+  if (!stop) return;
+  const ended = stop();
+  stop = null;
+  part("record").textContent = "Record";
+  part("record").toggleAttribute("data-on", false);
+  part("clock").textContent = "";
+  take(await ended);
+}
+
+function listenToDrops() {
+  const over = (is) => part("drop").classList.toggle("over", is);
+  addEventListener("dragover", (event) => {
+    event.preventDefault();
+    over(true);
+  });
+  addEventListener("dragleave", () => over(false));
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    over(false);
+    if (offer && event.dataTransfer.files.length) take(event.dataTransfer.files[0]);
+  });
+}
+
+part("door").addEventListener("submit", (event) => {
+  event.preventDefault();
+  useToken(part("token").value);
+  enter();
+});
+part("model").addEventListener("change", () => {
+  offerPlaces();
+  recognise();
+});
+part("place").addEventListener("change", recognise);
+part("record").addEventListener("click", record);
+part("file").addEventListener("change", () => {
+  if (part("file").files.length) take(part("file").files[0]);
+});
+new ResizeObserver(draw).observe(part("waveform"));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+listenToDrops();
+enter();

@@ -1,0 +1,67 @@
+/** Log-probabilities to text and words, as speechseq/recogniser.py does it. */
+
+import { DECODERS, mean } from "./decoding.js";
+
+const UNKNOWN = "_unknown_";
+
+/** Return a function: log-probabilities, seconds -> `{text, words, confidence, duration}`.
+ *
+ * Words are `{text, start, end, confidence}`, in seconds.
+ */
+export function recogniserOf(model) {
+  const decode = DECODERS[model.decoder](model.vocabulary);
+  const isSequence = model.vocabulary.kind !== "classes";
+  return (logProbs, duration) => {
+    const found = decode(logProbs);
+    const words = (isSequence ? wordsOf : wholeWord)(model, found, duration);
+    const text = words.map((word) => word.text).join(" ");
+    return { text, words, confidence: found.confidence, duration };
+  };
+}
+
+/** Return the seconds at which a frame begins, without the silence put around the sound. */
+export function frameStart({ frame_seconds: step, edge_seconds: edge }, frame) {
+  return frame * step - edge;
+}
+
+function textOf({ kind, tokens }, numbers) {
+  const units = numbers.map((number) => tokens[number]);
+  return kind === "characters" ? units.join("").trim().replace(/\s+/g, " ") : units.join(" ");
+}
+
+/** Return the class as the only word; one that is not sure enough is unknown, where that is one. */
+function wholeWord({ vocabulary, least_confidence }, { tokens, confidence }, duration) {
+  const sure = confidence >= least_confidence || !vocabulary.tokens.includes(UNKNOWN);
+  const text = sure ? vocabulary.tokens[tokens[0]] : UNKNOWN;
+  return [{ text, start: 0, end: duration, confidence }];
+}
+
+/** Gather the tokens between spaces (each token, where tokens are words) into sure words. */
+function wordsOf(model, found, duration) {
+  const { kind, tokens } = model.vocabulary;
+  const groups = [[]];
+  found.tokens.forEach((token, position) => {
+    if (kind !== "characters") groups.push([position]);
+    else if (tokens[token] === " ") groups.push([]);
+    else groups.at(-1).push(position);
+  });
+  const spelt = groups.filter((group) => group.length);
+  const words = spelt.map((group) => wordOf(model, found, group, duration));
+  return words.filter((word) => word.confidence >= model.least_confidence);
+}
+
+function wordOf(model, found, group, duration) {
+  const seconds = (frame) => {
+    const time = Math.min(Math.max(frameStart(model, frame), 0), duration);
+    return Math.round(time * 1000) / 1000;
+  };
+  return {
+    text: textOf(
+      model.vocabulary,
+      group.map((position) => found.tokens[position]),
+    ),
+    start: seconds(found.starts[group[0]]),
+    end: seconds(found.ends[group.at(-1)]),
+    confidence: Math.exp(mean(group.map((n) => Math.log(Math.max(found.confidences[n], 1e-30))))),
+  };
+}

@@ -1,0 +1,91 @@
+/** Files and the microphone, to mono samples at the rate that a model takes. */
+
+/** Return a file's samples (samples,) at a rate: mono, in [-1, 1].
+ *
+ * The browser's decoder resamples with a filter, which its audio nodes do not.
+ */
+export async function readFile(file, rate) {
+  const context = new OfflineAudioContext(1, 1, rate);
+  let buffer;
+  try {
+    buffer = await context.decodeAudioData(await file.arrayBuffer());
+  } catch {
+    throw new Error("not audio that this browser reads; give wav, flac, ogg or mp3");
+  }
+  return averaged(buffer);
+}
+
+/** Start to record; return a function that ends it and gives the recording as a wav file.
+ *
+ * `heard` is told the seconds recorded so far, with each block.
+ */
+export async function startRecording(heard) {
+  const stream = await openMicrophone();
+  const context = new AudioContext();
+  await context.audioWorklet.addModule(new URL("capture.js", import.meta.url));
+  const capture = new AudioWorkletNode(context, "capture");
+  const blocks = [];
+  let size = 0;
+  capture.port.onmessage = ({ data }) => {
+    blocks.push(data);
+    size += data.length;
+    heard(size / context.sampleRate);
+  };
+  context.createMediaStreamSource(stream).connect(capture).connect(context.destination);
+  return async () => {
+    stream.getTracks().forEach((track) => track.stop());
+    await context.close();
+    return wavFile(joined(blocks, size), context.sampleRate);
+  };
+}
+
+/** Open the microphone, without the filters for telephone calls: no model is trained on those. */
+async function openMicrophone() {
+  if (!navigator.mediaDevices) throw new Error("browsers record over https or localhost alone");
+  const audio = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
+  try {
+    return await navigator.mediaDevices.getUserMedia({ audio });
+  } catch (error) {
+    throw new Error(`cannot be opened (${error.message}); allow it, or choose a file`);
+  }
+}
+
+function averaged(buffer) {
+  const samples = new Float32Array(buffer.length);
+  for (let channel = 0; channel < buffer.numberOfChannels; channel++) {
+    buffer.getChannelData(channel).forEach((value, n) => {
+      samples[n] += Math.min(Math.max(value, -1), 1) / buffer.numberOfChannels;
+    });
+  }
+  return samples;
+}
+
+function joined(blocks, size) {
+  const samples = new Float32Array(size);
+  let position = 0;
+  for (const block of blocks) {
+    samples.set(block, position);
+    position += block.length;
+  }
+  return samples;
+}
+
+/** Return mono samples as a wav file of 32-bit floats. */
+function wavFile(samples, rate) {
+  const header = new DataView(new ArrayBuffer(44));
+  const write = (position, text) =>
+    [...text].forEach((letter, n) => header.setUint8(position + n, letter.charCodeAt(0)));
+  write(0, "RIFF");
+  header.setUint32(4, 36 + samples.byteLength, true);
+  write(8, "WAVEfmt ");
+  header.setUint32(16, 16, true); // bytes of what follows up to "data"
+  header.setUint16(20, 3, true); // floats
+  header.setUint16(22, 1, true); // channels
+  header.setUint32(24, rate, true);
+  header.setUint32(28, 4 * rate, true); // bytes a second
+  header.setUint16(32, 4, true); // bytes a sample
+  header.setUint16(34, 32, true); // bits a sample
+  write(36, "data");
+  header.setUint32(40, samples.byteLength, true);
+  return new File([header, samples], "recording", { type: "audio/wav" });
+}

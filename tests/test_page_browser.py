@@ -1,0 +1,387 @@
+"""The page in headless Chromium: uploads, drops, a microphone, with a server and without."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from browsed import (
+    HERE,
+    MODELS,
+    THERE,
+    chromium,
+    give,
+    needs_chromium,
+    needs_runtime,
+    opened,
+    page_server,
+    random_log_probs,
+    status,
+)
+
+from speechseq.audio import read_audio, write_wav
+from speechseq.corpora import CORPORA
+from speechseq.decoding import Hypothesis, decoder_for
+from speechseq.model_file import read_model
+from speechseq.recipe import recipe_from_dict
+from speechseq.recogniser import Recogniser, load
+from speechseq.server.site import describe, write_site
+from speechseq.tokens import BLANK_TOKEN, UNKNOWN, Vocabulary
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, Playwright
+
+pytestmark = needs_chromium
+
+SAMPLES = Path(__file__).parents[1] / "data" / "samples"
+SAMPLE = SAMPLES / "nine_one_one.wav"
+PLACES = [pytest.param(HERE, marks=needs_runtime), THERE]
+
+
+@pytest.fixture(scope="module")
+def playwright() -> Iterator[Playwright]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    with chromium(playwright) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with page_server() as served:
+        yield served
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    with opened(browser, address, viewport={"width": 360, "height": 740}) as made:
+        status(made, "Ready.")
+        yield made
+
+
+# ---- a sound comes in ----
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("model", MODELS)
+def test_an_upload_is_recognised_as_python_does(
+    page: Page, tmp_path: Path, model: str, place: str
+) -> None:
+    """The file has the model's own rate: of resamplers no two agree to the last bit."""
+    recogniser = load(model)
+    file = tmp_path / "clip.wav"
+    write_wav(file, read_audio(SAMPLE, recogniser.rate), recogniser.rate)
+    page.select_option("#model", model)
+    expected = recogniser.transcribe(file)
+    assert give(page, file, place) == expected.text
+    rows = [row.inner_text().split("\t") for row in page.locator("#words tr").all()]
+    assert [row[0] for row in rows] == [word.text for word in expected.words]
+    shown = np.array([[float(value) for value in row[1:]] for row in rows])
+    times = [(word.start, word.end, word.confidence) for word in expected.words]
+    np.testing.assert_allclose(shown, times, atol=0.006)
+
+
+@needs_runtime
+def test_the_bundled_samples_are_recognised_at_any_rate(page: Page) -> None:
+    for file in sorted(SAMPLES.glob("*.wav"))[:6]:
+        assert give(page, file, HERE) == file.stem.replace("_", " ")
+
+
+def test_a_file_is_dropped(page: Page) -> None:
+    page.select_option("#place", THERE)
+    page.evaluate(
+        """bytes => {
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([new Uint8Array(bytes)], "dropped.wav"));
+          const drop = document.getElementById("drop");
+          for (const type of ["dragover", "drop"]) {
+            drop.dispatchEvent(new DragEvent(type, { bubbles: true, dataTransfer: transfer }));
+          }
+        }""",
+        list(SAMPLE.read_bytes()),
+    )
+    assert "1.23 s" in status(page, "dropped.wav: 1.23")
+    assert page.inner_text("#text") == "nine one one"
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_microphone_is_recognised(
+    playwright: Playwright, address: str, tmp_path: Path, place: str
+) -> None:
+    file = tmp_path / "spoken.wav"
+    spoken = read_audio(SAMPLE, 48000)
+    quiet = np.zeros(48000, np.float32)
+    write_wav(file, np.concatenate([quiet, spoken, *[quiet] * 8]), 48000)
+    flags = (
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-audio-capture={file}%noloop",
+    )
+    with chromium(playwright, *flags) as browser, opened(browser, address) as page:
+        status(page, "Ready.")
+        page.select_option("#place", place)
+        page.click("#record")
+        assert "Recording" in status(page, "Recording")
+        page.wait_for_function("() => parseFloat(document.getElementById('clock').textContent) > 3")
+        assert page.inner_text("#record") == "Stop and recognise"
+        page.click("#record")
+        assert "recognised in" in status(page, f"ms {place}")
+        assert page.inner_text("#text") == "nine one one"
+        assert page.inner_text("#record") == "Record"
+
+
+def test_a_microphone_may_be_refused(page: Page) -> None:
+    """Headless Chromium has none."""
+    page.click("#record")
+    assert "allow it, or choose a file" in status(page, "microphone: cannot be opened")
+    assert page.inner_text("#record") == "Record"
+    assert give(page, SAMPLE, THERE) == "nine one one"
+
+
+def test_what_cannot_be_recognised_is_told(page: Page, tmp_path: Path) -> None:
+    bad, long = tmp_path / "bad.wav", tmp_path / "long.wav"
+    bad.write_bytes(b"no audio at all")
+    write_wav(long, np.zeros(61 * 8000, np.float32), 8000)
+    for file, what in ((bad, "not audio that this browser reads"), (long, "longer than 60 s")):
+        page.set_input_files("#file", file)
+        assert status(page, what).startswith(f"{file.name}: ")
+        assert "wrong" in (page.get_attribute("#status", "class") or "")
+    quiet = tmp_path / "quiet.wav"
+    write_wav(quiet, np.zeros(8000, np.float32), 8000)
+    assert give(page, quiet, THERE) == "No words were recognised."
+    assert page.locator("#words tr").count() == 0
+    assert page.get_attribute("#status", "class") == ""
+
+
+def test_the_page_asks_for_a_token(browser: Browser) -> None:
+    with page_server(token="word") as address:  # noqa: S106
+        page = browser.new_page()
+        page.goto(address)
+        assert "no token" in status(page, "Authorization")
+        assert page.is_visible("#token")
+        assert page.is_disabled("#file")
+        for token, told in (("wrong", "Authorization"), ("word", "Ready.")):
+            page.fill("#token", token)
+            page.press("#token", "Enter")
+            status(page, told)
+        assert not page.is_visible("#token")
+        assert give(page, SAMPLE, THERE) == "nine one one"
+        page.close()
+
+
+# ---- it can be used by everybody ----
+
+
+def test_nothing_is_wider_than_a_phone(page: Page) -> None:
+    for model in MODELS:
+        page.select_option("#model", model)
+        give(page, SAMPLE, THERE)
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_everything_has_a_name(page: Page) -> None:
+    give(page, SAMPLE, THERE)
+    session = page.context.new_cdp_session(page)
+    nodes = session.send("Accessibility.getFullAXTree")["nodes"]
+    named: dict[str, list[str]] = {}
+    for node in nodes:
+        if not node["ignored"]:
+            role, name = (node.get(key, {}).get("value", "") for key in ("role", "name"))
+            named.setdefault(role, []).append(name.strip())
+    assert named["combobox"] == ["Model", "Recognise"]
+    assert [name.split(":")[0] for name in named["button"]] == ["Record", "or choose a file"]
+    assert len(named["image"]) == len(named["figure"]) == 3
+    assert all(name for role in ("image", "region", "table", "heading") for name in named[role])
+    assert any("nine from 0.12 to 0.42" in name for name in named["image"])
+    live = page.evaluate(
+        "[...document.querySelectorAll('[aria-live], [role=status]')].map(e => e.id)"
+    )
+    assert live == ["status", "text"]
+
+
+def test_the_keyboard_reaches_everything_in_order(page: Page) -> None:
+    reached = []
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id"))
+        outline = page.evaluate("getComputedStyle(document.activeElement).outlineWidth")
+        assert outline == "3px"
+    assert reached == ["model", "place", "record", "file"]
+
+
+def test_nothing_moves_for_those_who_want_that(page: Page) -> None:
+    name = "() => getComputedStyle(document.getElementById('record')).animationName"
+    page.evaluate("document.getElementById('record').setAttribute('data-on', '')")
+    assert page.evaluate(name) == "breathe"
+    page.emulate_media(reduced_motion="reduce")
+    assert page.evaluate(name) == "none"
+
+
+# ---- its numbers are Python's ----
+
+LEXICON = Vocabulary(
+    "characters", (BLANK_TOKEN, " ", "a", "b", "e"), ("a", "bee", "abba", "ebb", "beaa")
+)
+UNSPACED = Vocabulary("characters", (BLANK_TOKEN, "a", "b"), ("aa", "aba", "b"))
+DECODE = """async ([decoder, vocabulary, rows]) => {
+  const { DECODERS } = await import("./page/decoding.js");
+  const values = new Float32Array(rows.flat());
+  const logProbs = { values, frames: rows.length, tokens: rows[0].length };
+  return DECODERS[decoder](vocabulary)(logProbs);
+}"""
+
+
+@pytest.mark.parametrize(
+    ("decoder", "vocabulary"),
+    [("greedy", LEXICON), ("lexicon", LEXICON), ("lexicon", UNSPACED)],
+    ids=["greedy", "lexicon", "without a space"],
+)
+def test_decoders_are_pythons(page: Page, decoder: str, vocabulary: Vocabulary) -> None:
+    decode = decoder_for(vocabulary, decoder)
+    for seed in range(60):
+        log_probs = random_log_probs(1 + seed % 25, len(vocabulary), seed)
+        if seed % 7 == 0:
+            log_probs = np.round(log_probs)  # so that paths are equally good
+        expected = decode(log_probs)
+        given = [decoder, vocabulary.to_dict(), log_probs.tolist()]
+        found = page.evaluate(DECODE, given)
+        assert (
+            Hypothesis(
+                tuple(found["tokens"]),
+                tuple(found["starts"]),
+                tuple(found["ends"]),
+                pytest.approx(found["confidences"]),  # type: ignore[arg-type]
+                pytest.approx(found["confidence"]),  # type: ignore[arg-type]
+            )
+            == expected
+        )
+
+
+RECOGNISE = """async ([model, rows, seconds]) => {
+  const { recogniserOf } = await import("./page/recogniser.js");
+  const values = new Float32Array(rows.flat());
+  const logProbs = { values, frames: rows.length, tokens: rows[0].length };
+  const found = recogniserOf(model)(logProbs, seconds);
+  return [found.text, found.words.map((word) => [word.text, word.start, word.end])];
+}"""
+CLASSES = Vocabulary("classes", ("no", "yes", UNKNOWN))
+
+
+@pytest.mark.parametrize("vocabulary", [LEXICON, CLASSES], ids=["words", "classes"])
+def test_words_are_pythons_however_sure_they_must_be(page: Page, vocabulary: Vocabulary) -> None:
+    sequence = vocabulary.is_sequence
+    told: dict[str, dict[str, object]] = {"features": {"rate": 8000, "edge_seconds": 0.02}}
+    if not sequence:
+        told |= {"model": {"head": "classify"}, "data": {"tokens": "classes"}}
+    for seed in range(40):
+        log_probs = random_log_probs(20 if sequence else 1, len(vocabulary), seed)
+        network = lambda *_, given=log_probs: (given[None], np.array([len(given)]))  # noqa: E731
+        recogniser = Recogniser(network, vocabulary, recipe_from_dict(told, "test"))
+        recogniser = recogniser.decoding_with(least_confidence=[0.0, 0.5, 0.9][seed % 3])
+        (expected,) = recogniser.transcribe_batch([np.zeros(1600, np.float32)])
+        text, words = page.evaluate(RECOGNISE, [describe(recogniser), log_probs.tolist(), 0.2])
+        assert text == expected.text
+        assert words == [
+            [w.text, pytest.approx(w.start), pytest.approx(w.end)] for w in expected.words
+        ]
+
+
+LOG_MELS = """async ([samples, settings]) => {
+  const { logMels } = await import("./page/log_mels.js");
+  const { values, frames, mels } = logMels(new Float32Array(samples), settings);
+  return [Array.from(values), frames, mels];
+}"""
+
+
+def hertz_of(mels: np.ndarray, scale: str) -> np.ndarray:
+    if scale == "htk":
+        return 700 * (10 ** (mels / 2595) - 1)
+    return np.where(mels < 15, mels * 200 / 3, 1000 * np.exp(np.log(6.4) / 27 * (mels - 15)))
+
+
+def log_mels_of(samples: np.ndarray, s: dict[str, Any], edges: np.ndarray) -> np.ndarray:
+    """Log-mels (frames, mels) by numpy's transform, of filters with these corners, in hertz."""
+    width, points = s["window_samples"], s["transform_samples"]
+    bins = np.arange(points // 2 + 1) * s["rate"] / points
+    low, mid, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    filters = np.clip(np.minimum((bins - low) / (mid - low), (high - bins) / (high - mid)), 0, None)
+    if s["mel_scale"] == "slaney":
+        filters *= 2 / (high - low)
+    left = (points - width) // 2
+    window = np.zeros(points)
+    window[left : left + width] = np.hanning(width + 1)[:-1]
+    padded = np.pad(samples, s["edge_samples"] + points // 2)
+    starts = range(0, len(padded) - points + 1, s["hop_samples"])
+    power = np.abs(np.fft.rfft([padded[n : n + points] * window for n in starts])) ** 2
+    return np.log(power @ filters.T + s["floor"])
+
+
+@pytest.mark.parametrize(
+    ("scale", "edges"),
+    [("htk", (31.748, 2146.065)), ("slaney", (0.3, 35.16375))],  # 20 Hz and 4 kHz
+)
+def test_log_mels_are_those_of_the_features(
+    page: Page, scale: str, edges: tuple[float, float]
+) -> None:
+    settings = describe(load("digits"))["log_mel"] | {"mel_scale": scale}
+    samples = read_audio(SAMPLE, settings["rate"])
+    values, frames, mels = page.evaluate(LOG_MELS, [samples.tolist(), settings])
+    corners = hertz_of(np.linspace(*edges, settings["mels"] + 2), scale)
+    assert corners[[0, -1]] == pytest.approx([20, 4000], rel=1e-4)
+    expected = log_mels_of(samples, settings, corners)
+    assert (frames, mels) == expected.shape
+    np.testing.assert_allclose(np.reshape(values, expected.shape), expected, atol=2e-3)
+
+
+# ---- without a server ----
+
+
+@pytest.fixture(scope="module")
+def folder_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The page's folder, served as nothing but files."""
+    folder = tmp_path_factory.mktemp("site") / "page"
+    write_site(folder, {"digits": read_model("digits")})
+    command = [sys.executable, "-u", "-m", "http.server", "-b", "127.0.0.1", "-d", str(folder), "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
+        assert server.stdout
+        port = re.search(r"port (\d+)", server.stdout.readline())
+        assert port
+        yield f"http://127.0.0.1:{port[1]}/"
+        server.terminate()
+
+
+@needs_runtime
+def test_the_folder_recognises_by_itself(browser: Browser, folder_address: str) -> None:
+    with opened(browser, folder_address) as page:
+        status(page, "Ready.")
+        assert page.locator("#place option").all_inner_texts() == [HERE]
+        assert give(page, SAMPLE, HERE) == "nine one one"
+
+
+@needs_runtime
+@pytest.mark.corpus
+def test_real_digits_are_the_same_without_a_server(
+    browser: Browser, folder_address: str, real_corpora: Path
+) -> None:
+    del real_corpora  # the corpus is looked for there
+    recogniser = load("digits")
+    clips = [Path(u.audio_filepath) for u in CORPORA["fsdd"].utterances("test")[::15]]
+    assert len(clips) == 20
+    with opened(browser, folder_address) as page:
+        status(page, "Ready.")
+        for clip in clips:
+            assert give(page, clip, HERE) == recogniser.transcribe(clip).text
