@@ -74,7 +74,7 @@ def trains(recipe: Recipe, run: Path) -> None:
     recogniser = load(model)
     clip = next(u for u in training_splits(recipe.data, recipe.seed)[0] if u.audio_filepath)
     assert recogniser.transcribe(clip.audio_filepath).duration > 0
-    assert recogniser.recipe.model == recipe.model
+    assert recipe.training.base or recogniser.recipe.model == recipe.model
     assert recogniser.recipe.data.root == ""
 
 
@@ -82,7 +82,8 @@ def trains(recipe: Recipe, run: Path) -> None:
 def test_a_recipe_says_what_it_is_for_its_corpus(path: Path) -> None:
     recipe = read_recipe(path)
     assert path.read_text().startswith("# ")
-    assert recipe.name in (path.stem, path.parent.name)
+    folder = path.parent.name
+    assert recipe.name in (path.stem, folder, f"{folder}_{path.stem}")
     assert recipe.data.corpus == corpus_of(path)
     assert not recipe.data.root, "a place on the maker's disk"
     corpus = CORPORA[recipe.data.corpus]
@@ -93,14 +94,23 @@ def test_a_recipe_says_what_it_is_for_its_corpus(path: Path) -> None:
     assert read_recipe(path, ["seed=7"]).seed == 7
 
 
+def base_of(path: Path) -> Path | None:
+    """Return the recipe whose run a recipe goes on from."""
+    base = read_recipe(path).training.base
+    return {f"runs/{read_recipe(other).name}": other for other in RECIPES}.get(base)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=named)
 def test_a_recipe_trains(path: Path, place: Callable[[str], Path], tmp_path: Path) -> None:
     corpus = corpus_of(path)
     root = f"data.root={json.dumps(str(place(corpus)))}"
     overrides = [*SMALL, root, *LAYOUT_HAS.get(corpus, [])]
     data = read_recipe(path, overrides).data
-    size = len(training_splits(data, 0)[0]) // 8 + 1
-    trains(read_recipe(path, [*overrides, f"training.batch={size}"]), tmp_path / "run")
+    overrides.append(f"training.batch={len(training_splits(data, 0)[0]) // 8 + 1}")
+    if base := base_of(path):
+        trains(read_recipe(base, overrides), tmp_path / "base")
+        overrides.append(f"training.base={tmp_path / 'base'}")
+    trains(read_recipe(path, overrides), tmp_path / "run")
 
 
 @pytest.mark.parametrize("corpus", CORPORA)
