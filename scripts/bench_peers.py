@@ -22,12 +22,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from command_line import one_line_errors
 
 import speechseq
 from speechseq.audio import read_audio
 from speechseq.corpora import CORPORA
 from speechseq.corpora.fsdd import WORDS
-from speechseq.errors import SpeechseqError, UsageError
+from speechseq.errors import UsageError
 from speechseq.manifest import Utterance
 from speechseq.model_file import DEFAULT_MODEL
 
@@ -230,10 +231,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if min(arguments.clips, arguments.whisper_clips - 1, arguments.beam - 1) < 0:
         parser.error("--clips, --whisper-clips and --beam: 1 or more goes here")
-    try:
+    with one_line_errors():
         print_peers(arguments)
-    except SpeechseqError as error:
-        sys.exit(f"bench_peers: {error}")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from command_line import one_line_errors
 
 from speechseq.audio import duration_seconds
 from speechseq.errors import SpeechseqError
@@ -191,10 +192,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if min(*arguments.clients, arguments.rounds, 1) < 1 or not 0 < arguments.seconds <= 600:
         parser.error("--clients, --rounds: 1 or more; --seconds: up to 600 goes here")
-    try:
+    with one_line_errors():
         print("\n".join(table(measure(arguments))))
-    except SpeechseqError as error:
-        sys.exit(f"bench_serve: {error}")
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from command_line import one_line_errors
 
 from speechseq.corpora.shards import index_path
-from speechseq.errors import SpeechseqError
 from speechseq.manifest import Utterance, read_utterance
 from speechseq.recipe import Recipe, recipe_from_dict
 from speechseq.recogniser import pad
@@ -194,11 +194,8 @@ def main() -> None:
     if arguments.hours <= 0 or arguments.steps < 0 or arguments.buffer < 1:
         parser.error("--hours over 0, --steps of 0 or more, --buffer of 1 or more goes here")
     torch.set_num_threads(arguments.threads)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            bench(Path(folder), arguments.hours, arguments.steps, arguments.buffer)
-    except SpeechseqError as error:
-        sys.exit(f"bench_shards: {error}")
+    with one_line_errors(), tempfile.TemporaryDirectory() as folder:
+        bench(Path(folder), arguments.hours, arguments.steps, arguments.buffer)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from command_line import one_line_errors
 
 import speechseq
 from speechseq.corpora import CORPORA
@@ -132,14 +133,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.repeat < 1:
         parser.error("--repeat: 1 or more goes here")
-    try:
+    with one_line_errors():
         name, utterances = find_clips()
         clip = arguments.clip or max(utterances, key=lambda u: u.duration).audio_filepath
         commands = start_commands(arguments.model, clip)
         print_start(time_commands(commands, arguments.repeat), arguments.repeat)
         print_speed(arguments.model, name, utterances, arguments.repeat)
-    except SpeechseqError as error:
-        sys.exit(f"bench_start: {error}")
 
 
 if __name__ == "__main__":

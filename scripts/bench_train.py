@@ -16,7 +16,6 @@ import argparse
 import copy
 import dataclasses
 import itertools
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,11 +25,11 @@ from typing import Any
 import librosa
 import numpy as np
 import torch
+from command_line import one_line_errors
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from speechseq.errors import SpeechseqError
 from speechseq.manifest import Utterance, read_utterance
 from speechseq.recipe import AugmentSettings, Recipe
 from speechseq.recipe_file import read_recipe
@@ -268,14 +267,12 @@ def main() -> None:
     if arguments.batches < 0 or arguments.threads < 1:
         parser.error("--batches: 0 or more, --threads: 1 or more goes here")
     torch.set_num_threads(arguments.threads)
-    try:
+    with one_line_errors():
         recipe = read_recipe(arguments.recipe)
         with tempfile.TemporaryDirectory() as folder:
             bench_epoch(recipe, folder, arguments.batches)
             bench_plain(recipe, folder, arguments.batches)
         bench_log_mels(recipe)
-    except SpeechseqError as error:
-        sys.exit(f"bench_train: {error}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from bench_peers import open_pocketsphinx, spread
+from command_line import one_line_errors
 
 import speechseq
 from speechseq.cli.many_files import Opening, transcribe_files
@@ -128,10 +129,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if min(arguments.clips, arguments.repeat, *arguments.jobs) < 1:
         parser.error("--clips, --jobs and --repeat: 1 or more goes here")
-    try:
+    with one_line_errors():
         print_bench(arguments)
-    except SpeechseqError as error:
-        sys.exit(f"bench_transcribe: {error}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechseq.errors import SpeechseqError
+from command_line import one_line_errors
+
 from speechseq.evaluation import Report, Score, evaluate
 from speechseq.files import atomic_write
 from speechseq.model_file import BUNDLED, read_model
@@ -119,11 +120,8 @@ def main() -> int:
     parser.add_argument("name", choices=sorted(SOURCES))
     parser.add_argument("--run", type=Path, help="run folder (default: runs/NAME)")
     arguments = parser.parse_args()
-    try:
+    with one_line_errors():
         build(arguments.name, arguments.run or ROOT / "runs" / arguments.name)
-    except SpeechseqError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
     return 0
 
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 import argparse
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from command_line import one_line_errors
 
 from speechseq.audio import read_audio, write_wav
-from speechseq.errors import SpeechseqError, UsageError
+from speechseq.errors import UsageError
 from speechseq.manifest import Utterance, write_manifest
 
 RATE = 16000
@@ -107,10 +107,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("-o", "--output", type=Path, default=Path("data/samples"), metavar="DIR")
     arguments = parser.parse_args()
-    try:
+    with one_line_errors():
         utterances = make_samples(arguments.output)
-    except SpeechseqError as error:
-        sys.exit(f"make_samples: {error}")
     for utterance in utterances:
         size = (arguments.output / utterance.audio_filepath).stat().st_size
         print(

@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from command_line import one_line_errors
 
 from speechseq.audio import read_audio
 from speechseq.corpora import CORPORA
-from speechseq.errors import SpeechseqError, UsageError
+from speechseq.errors import UsageError
 from speechseq.files import atomic_write
 from speechseq.model_file import DEFAULT_MODEL, read_model
 from speechseq.recogniser import from_model_file
@@ -178,14 +179,11 @@ def main() -> int:
     parser.add_argument("model", nargs="?", default=DEFAULT_MODEL)
     parser.add_argument("--picture", type=Path, metavar="PNG")
     arguments = parser.parse_args()
-    try:
+    with one_line_errors():
         if arguments.picture:
             draw(arguments.model, arguments.picture)
         else:
             measure(arguments.model)
-    except SpeechseqError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
     return 0
 
 

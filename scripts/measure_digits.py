@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from command_line import one_line_errors
 
 from speechseq.audio import read_audio
 from speechseq.compose import Composition, write_strings
 from speechseq.corpora import CORPORA
 from speechseq.corpora.clips import clips_in
 from speechseq.corpora.fsdd import WORDS
-from speechseq.errors import SpeechseqError
 from speechseq.evaluation import Score, evaluate
 from speechseq.manifest import Utterance, read_manifest, read_utterance
 from speechseq.model_file import DEFAULT_MODEL
@@ -111,11 +111,8 @@ def main() -> int:
     parser.add_argument("model", nargs="?", default=DEFAULT_MODEL)
     parser.add_argument("--work", type=Path, default=Path("runs/digits_strings"))
     arguments = parser.parse_args()
-    try:
+    with one_line_errors():
         measure(load(arguments.model), arguments.work)
-    except SpeechseqError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
     return 0
 
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from command_line import one_line_errors
 
 from speechseq.compose import Composition, compose
 from speechseq.corpora import CORPORA
-from speechseq.errors import SpeechseqError
 from speechseq.metrics import interval, total_rate, word_errors
 from speechseq.model_file import DEFAULT_MODEL
 from speechseq.pictures import new_figure, save_png
@@ -117,7 +117,7 @@ def main() -> int:
     parser.add_argument("--strings", type=int, default=100)
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/latency.png"))
     arguments = parser.parse_args()
-    try:
+    with one_line_errors():
         recogniser = load(arguments.model, threads=1)
         digits = CORPORA["fsdd"].utterances("test")
         how = Composition(strings=arguments.strings)
@@ -130,9 +130,6 @@ def main() -> int:
             rows.append(measure(recogniser, strings, latency_ms))
             print(rows[-1].markdown(), flush=True)
         draw(rows, arguments.output)
-    except SpeechseqError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
     return 0
 
 

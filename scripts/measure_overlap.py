@@ -12,16 +12,16 @@ by the cutting alone.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from command_line import one_line_errors
 
 import speechseq
 from speechseq.corpora import CORPORA
 from speechseq.decoding import decoder_for
-from speechseq.errors import DataError, SpeechseqError, UsageError
+from speechseq.errors import DataError, UsageError
 from speechseq.long_audio import windows
 from speechseq.manifest import Utterance, read_utterance
 from speechseq.model_file import DEFAULT_MODEL
@@ -132,7 +132,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.recordings < 1 or not 1 <= arguments.minutes <= 10:
         parser.error("--recordings: 1 or more; --minutes: 1 to 10")
-    try:
+    with one_line_errors():
         recogniser = speechseq.load(arguments.model, threads=1)
         if not recogniser.vocabulary.is_sequence:
             raise UsageError(f"{arguments.model}: a classifier; give a model of sequences")
@@ -147,8 +147,6 @@ def main() -> None:
             for seed in range(arguments.recordings)
         ]
         print_table(recogniser, recordings)
-    except SpeechseqError as error:
-        sys.exit(f"measure_overlap: {error}")
 
 
 def _clips(utterances: Sequence[Utterance], rate: int, seed: int) -> list[np.ndarray]:

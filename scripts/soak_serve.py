@@ -23,8 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench_serve import SAMPLES, Server, request_of, server
+from command_line import one_line_errors
 
-from speechseq.errors import GateFailed, SpeechseqError
+from speechseq.errors import GateFailed
 from speechseq.model_file import DEFAULT_MODEL
 
 SOAK_CLIENTS = 8
@@ -233,16 +234,13 @@ def main() -> int:
     arguments = parser.parse_args()
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-    try:
+    with one_line_errors():
         with server(arguments.model) as target:
             problems = asyncio.run(attack(target, arguments))
         for problem, times in Counter(problems).items():
             print(f"{times} x {problem}")
         if problems:
             raise GateFailed(f"server: {len(problems)} problems; see above")
-    except SpeechseqError as error:
-        print(f"soak_serve: {error}", file=sys.stderr)
-        return error.exit_code
     return 0
 
 

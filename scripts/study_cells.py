@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from command_line import one_line_errors
 
 from speechseq.compose import Composition, write_strings
 from speechseq.corpora import CORPORA
-from speechseq.errors import SpeechseqError
 from speechseq.evaluation import Score, evaluate
 from speechseq.files import atomic_write
 from speechseq.manifest import Utterance, read_manifest, read_utterance, write_manifest
@@ -275,13 +275,10 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=30)
     arguments = parser.parse_args()
     work = arguments.work.absolute()
-    try:
+    with one_line_errors():
         compose_strings(work, arguments.strings)
         train_all(work, arguments.epochs)
         rows = list(measure(work))
-    except SpeechseqError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
     draw_memory(rows, TARGET / "memory.png")
     draw_gradients(gradients(work), TARGET / "gradients.png")
     text = table(rows)

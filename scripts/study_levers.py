@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from command_line import one_line_errors
 from study_cells import write_table
 
-from speechseq.errors import SpeechseqError
 from speechseq.evaluation import Report, evaluate
 from speechseq.metrics import interval
 from speechseq.model_file import RUN_MODEL
@@ -171,7 +171,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", choices=sorted(STUDIES), help="train for this one, write nothing")
     arguments = parser.parse_args()
-    try:
+    with one_line_errors():
         for name in [arguments.only] if arguments.only else STUDIES:
             train_all(arguments.work, name, arguments.seeds)
         if not arguments.only:
@@ -179,9 +179,6 @@ def main() -> int:
                 "\n".join(measured(arguments.work, name, arguments.seeds)) for name in STUDIES
             ]
             write_table(PAGE, "\n\n".join(tables))
-    except SpeechseqError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
     return 0
 
 

@@ -15,8 +15,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from command_line import one_line_errors
+
 from speechseq.archives import extract
-from speechseq.errors import DataError, SpeechseqError
+from speechseq.errors import DataError
 from speechseq.files import atomic_write
 from speechseq.server.site import RUNTIME, VENDOR
 
@@ -72,14 +74,10 @@ def vendor(archive: Path, folder: Path, work: Path) -> None:
 
 def main() -> int:
     """Run from the command line."""
-    try:
-        with tempfile.TemporaryDirectory() as work:
-            archive = pack(Path(work))
-            verify(archive)
-            vendor(archive, VENDOR, Path(work))
-    except SpeechseqError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    with one_line_errors(), tempfile.TemporaryDirectory() as work:
+        archive = pack(Path(work))
+        verify(archive)
+        vendor(archive, VENDOR, Path(work))
     print(VENDOR)
     return 0
 

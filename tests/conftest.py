@@ -107,3 +107,21 @@ def write_recipe(tones: Path, tmp_path: Path):
         return path
 
     return write
+
+
+Fails = Callable[..., str]
+
+
+@pytest.fixture
+def fails(call: Call) -> Fails:
+    """A function that expects an exit code, nothing on stdout and one line, which it returns."""
+
+    def run(code: int, *arguments: object) -> str:
+        found, out, err = call(*arguments)
+        assert found == code, err
+        assert out == ""
+        assert err.startswith("speechseq: ")
+        assert err.count("\n") == 1, err
+        return err
+
+    return run

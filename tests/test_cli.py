@@ -34,21 +34,6 @@ training: {{epochs: 1, batch: 8, learning_rate: 0.01, ema: 0.5}}
 """
 
 
-@pytest.fixture
-def fails(call: Call) -> Callable[..., str]:
-    """A function that expects an exit code, nothing on stdout and one line, which it returns."""
-
-    def run(code: int, *arguments: object) -> str:
-        found, out, err = call(*arguments)
-        assert found == code, err
-        assert out == ""
-        assert err.startswith("speechseq: ")
-        assert err.count("\n") == 1, err
-        return err
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_layout("fsdd", tmp_path_factory.mktemp("corpora"))

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Fails
 from served import CLIP, PATH, RATE, encoded, live, recogniser, saying
 
-from speechseq.cli import main
 from speechseq.cli import serve as command
 from speechseq.errors import ModelError, SpeechseqError
 from speechseq.recogniser import load
@@ -30,7 +30,6 @@ from speechseq.server.service import warm
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "data" / "samples" / "nine_one_one.wav"
-Fails = Callable[..., str]
 
 
 def request_bytes(file: bytes = CLIP) -> bytes:
@@ -215,35 +214,26 @@ def test_what_is_listened_at_already_is_named() -> None:
 
 
 @pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Fails:
-    """A function that expects an exit code and one line, which it returns."""
+def refuses(fails: Fails, monkeypatch: pytest.MonkeyPatch) -> Fails:
+    """As `fails`, of this command, without a token around."""
     monkeypatch.delenv(command.TOKEN_VARIABLE, raising=False)
-
-    def run(code: int, *words: object) -> str:
-        assert main(["serve", *map(str, words)]) == code
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert err.startswith("speechseq: ")
-        assert err.count("\n") == 1, err
-        return err
-
-    return run
+    return lambda code, *words: fails(code, "serve", *words)
 
 
 def test_a_server_that_others_reach_needs_a_token(
-    fails: Fails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refuses: Fails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.com", ""):  # noqa: S104
-        assert "give a token in --token-file or $SPEECHSEQ_TOKEN" in fails(2, "--host", host)
+        assert "give a token in --token-file or $SPEECHSEQ_TOKEN" in refuses(2, "--host", host)
     file = tmp_path / "token"
     for text in ("", " \n", "two words", "wört", "a\nb"):
         file.write_text(text)
-        assert "holds no token" in fails(2, "--host", "::", "--token-file", file)
-    assert "cannot be read (No such file" in fails(2, "--token-file", tmp_path / "none")
+        assert "holds no token" in refuses(2, "--host", "::", "--token-file", file)
+    assert "cannot be read (No such file" in refuses(2, "--token-file", tmp_path / "none")
     file.write_bytes(b"\xff")
-    assert "cannot be read (not text)" in fails(2, "--token-file", file)
+    assert "cannot be read (not text)" in refuses(2, "--token-file", file)
     monkeypatch.setenv(command.TOKEN_VARIABLE, "")
-    assert "$SPEECHSEQ_TOKEN: holds no token" in fails(2)
+    assert "$SPEECHSEQ_TOKEN: holds no token" in refuses(2)
     monkeypatch.setenv(command.TOKEN_VARIABLE, " word\n")
     assert command._token(None) == "word"
     file.write_text("other\n")
@@ -258,20 +248,20 @@ def test_which_hosts_are_this_machine(host: str, loopback: bool) -> None:
     assert command.is_loopback(host) is loopback
 
 
-def test_what_is_wrong_is_said_before_anything_is_opened(fails: Fails) -> None:
-    assert "--batch: 0; more than 0 goes here" in fails(2, "--batch", 0)
-    assert "invalid int value" in fails(2, "--port", "http")
-    assert "no such model" in fails(1, "-m", "nothing")
-    assert "a second model called 'digits'" in fails(2, "-m", "digits", "-m", "digits")
-    assert "--port 70000: 0 to 65535 goes here" in fails(2, "--port", 70000)
+def test_what_is_wrong_is_said_before_anything_is_opened(refuses: Fails) -> None:
+    assert "--batch: 0; more than 0 goes here" in refuses(2, "--batch", 0)
+    assert "invalid int value" in refuses(2, "--port", "http")
+    assert "no such model" in refuses(1, "-m", "nothing")
+    assert "a second model called 'digits'" in refuses(2, "-m", "digits", "-m", "digits")
+    assert "--port 70000: 0 to 65535 goes here" in refuses(2, "--port", 70000)
 
 
 @pytest.mark.parametrize("package", command.PACKAGES)
 def test_a_missing_package_is_one_line(
-    fails: Fails, monkeypatch: pytest.MonkeyPatch, package: str
+    refuses: Fails, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setattr(command, "find_spec", lambda name: None if name == package else "there")
-    assert fails(1) == (
+    assert refuses(1) == (
         f"speechseq: serve: {package} is not installed; pip install 'speechseq[serve]'\n"
     )
 

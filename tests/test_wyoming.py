@@ -13,7 +13,7 @@ import sys
 import threading
 import warnings
 import wave
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+from conftest import Fails
 from served import LEFT_RIGHT, RATE, RIGHT, recogniser, saying
 
 with warnings.catch_warnings():
@@ -39,7 +40,6 @@ from wyoming.info import Describe, Info
 from wyoming.ping import Ping, Pong
 
 from speechseq.audio import read_audio
-from speechseq.cli import main
 from speechseq.cli import wyoming as command
 from speechseq.errors import ModelError, SpeechseqError
 from speechseq.recipe import recipe_from_dict
@@ -581,27 +581,16 @@ def test_only_a_socket_that_nobody_listens_at_is_replaced(tmp_path: Path) -> Non
 
 # ---- the command ----
 
-Fails = Callable[..., str]
-
 
 @pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str]) -> Fails:
-    """A function that expects an exit code and one line, which it returns."""
-
-    def run(code: int, *words: object) -> str:
-        assert main(["wyoming", *map(str, words)]) == code
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert err.startswith("speechseq: ")
-        assert err.count("\n") == 1, err
-        return err
-
-    return run
+def refuses(fails: Fails) -> Fails:
+    """As `fails`, of this command."""
+    return lambda code, *words: fails(code, "wyoming", *words)
 
 
-def test_others_are_let_in_only_when_that_is_said(fails: Fails) -> None:
+def test_others_are_let_in_only_when_that_is_said(refuses: Fails) -> None:
     for host in ("0.0.0.0", "[::]", "192.0.2.1", "example.com"):  # noqa: S104
-        assert "no password; say --open" in fails(2, "--uri", f"tcp://{host}:10300")
+        assert "no password; say --open" in refuses(2, "--uri", f"tcp://{host}:10300")
     command._check_host(command._address("tcp://0.0.0.0:1"), is_open=True)
     for uri in ("tcp://127.0.0.1:0", "tcp://[::1]:1", "tcp://localhost:1", "unix:///s", "stdio://"):
         command._check_host(command._address(uri), is_open=False)
@@ -612,27 +601,27 @@ def test_others_are_let_in_only_when_that_is_said(fails: Fails) -> None:
     ["", "tcp://", "tcp://h", "tcp://h:port", "tcp://h:70000", "tcp://:1", "unix://", "unix://a/b",
      "http://h:1", "10300", "tcp://[::1:1"],
 )  # fmt: skip
-def test_an_address_that_is_none_is_refused(fails: Fails, uri: str) -> None:
-    assert "not understood; give tcp://HOST:PORT" in fails(2, "--uri", uri)
+def test_an_address_that_is_none_is_refuses(refuses: Fails, uri: str) -> None:
+    assert "not understood; give tcp://HOST:PORT" in refuses(2, "--uri", uri)
 
 
-def test_what_is_wrong_is_one_line(fails: Fails, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "--streams: 0; more than 0 goes here" in fails(2, "--streams", 0)
-    assert "no such model" in fails(1, "-m", "nothing")
-    assert "--language e: no language" in fails(2, "--language", "e")
-    assert "given 2 times for 1 models" in fails(2, "--language", "en", "--language", "ar")
-    assert "cannot be listened at" in fails(1, "--uri", "unix:///no/such/folder/s")
+def test_what_is_wrong_is_one_line(refuses: Fails, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "--streams: 0; more than 0 goes here" in refuses(2, "--streams", 0)
+    assert "no such model" in refuses(1, "-m", "nothing")
+    assert "--language e: no language" in refuses(2, "--language", "e")
+    assert "given 2 times for 1 models" in refuses(2, "--language", "en", "--language", "ar")
+    assert "cannot be listened at" in refuses(1, "--uri", "unix:///no/such/folder/s")
     with open(os.devnull) as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
-        assert "no pipes there" in fails(1, "--uri", "stdio://")
+        assert "no pipes there" in refuses(1, "--uri", "stdio://")
 
 
 @pytest.mark.parametrize("package", command.PACKAGES)
 def test_a_missing_package_is_one_line(
-    fails: Fails, monkeypatch: pytest.MonkeyPatch, package: str
+    refuses: Fails, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setattr(command, "find_spec", lambda name: None if name == package else "there")
-    assert fails(1) == (
+    assert refuses(1) == (
         f"speechseq: wyoming: {package} is not installed; pip install 'speechseq[wyoming]'\n"
     )
 
