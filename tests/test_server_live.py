@@ -23,6 +23,7 @@ from conftest import Fails
 from served import CLIP, PATH, RATE, encoded, live, recogniser, saying
 
 from speechseq.cli import serve as command
+from speechseq.cli.terminal import by_name
 from speechseq.errors import ModelError, SpeechseqError
 from speechseq.recogniser import load
 from speechseq.server.listening import listen
@@ -260,16 +261,18 @@ def test_what_is_wrong_is_said_before_anything_is_opened(refuses: Fails) -> None
 def test_a_missing_package_is_one_line(
     refuses: Fails, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
-    monkeypatch.setattr(command, "find_spec", lambda name: None if name == package else "there")
+    monkeypatch.setattr(
+        "speechseq.cli.terminal.find_spec", lambda name: None if name == package else "there"
+    )
     assert refuses(1) == (
         f"speechseq: serve: {package} is not installed; pip install 'speechseq[serve]'\n"
     )
 
 
 def test_models_are_named_after_their_files(tmp_path: Path) -> None:
-    assert command._name(None) == "digits"
-    assert command._name("some/where/mine.onnx") == "mine"
-    assert command._name(str(tmp_path)) == tmp_path.name
+    assert by_name(None) == {"digits": "digits"}
+    assert list(by_name(["some/where/mine.onnx"])) == ["mine"]
+    assert list(by_name([str(tmp_path)])) == [tmp_path.name]
 
 
 def test_a_model_that_cannot_be_run_is_found_out_at_once() -> None:

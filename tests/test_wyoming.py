@@ -620,7 +620,9 @@ def test_what_is_wrong_is_one_line(refuses: Fails, monkeypatch: pytest.MonkeyPat
 def test_a_missing_package_is_one_line(
     refuses: Fails, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
-    monkeypatch.setattr(command, "find_spec", lambda name: None if name == package else "there")
+    monkeypatch.setattr(
+        "speechseq.cli.terminal.find_spec", lambda name: None if name == package else "there"
+    )
     assert refuses(1) == (
         f"speechseq: wyoming: {package} is not installed; pip install 'speechseq[wyoming]'\n"
     )

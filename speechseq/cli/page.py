@@ -5,13 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from speechseq.cli.terminal import note
+from speechseq.cli.terminal import by_name, note
 from speechseq.errors import UsageError
-
-if TYPE_CHECKING:
-    from speechseq.model_file import ModelFile
 
 HELP = "a web page that recognises in the browser, as a folder"
 
@@ -31,23 +27,11 @@ def run(arguments: argparse.Namespace) -> None:
     folder = arguments.output
     if os.path.lexists(folder) and not arguments.force:
         raise UsageError(f"{folder}: is there already; --force writes over it")
+    from speechseq.model_file import read_model
     from speechseq.server.site import need_runtime, write_site
 
     need_runtime()
-    write_site(folder, _open_models(arguments.inputs), overwrite=arguments.force)
+    models = {name: read_model(model) for name, model in by_name(arguments.inputs).items()}
+    write_site(folder, models, overwrite=arguments.force)
     note(f"now: python -m http.server -b 127.0.0.1 -d {folder}")
     print(folder)
-
-
-def _open_models(inputs: list[str]) -> dict[str, ModelFile]:
-    """Open each model under its bundled name, its file's stem or its folder's name."""
-    from speechseq.model_file import DEFAULT_MODEL, read_model
-
-    models: dict[str, ModelFile] = {}
-    for model in inputs or [DEFAULT_MODEL]:
-        path = Path(model)
-        name = path.resolve().name if path.is_dir() else path.stem
-        if name in models:
-            raise UsageError(f"{model}: a second model called {name!r}; rename one of them")
-        models[name] = read_model(model)
-    return models

@@ -8,12 +8,18 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechseq.cli.terminal import add_decoder, add_device, note, open_recogniser
-from speechseq.errors import ModelError, SpeechseqError, UsageError
+from speechseq.cli.terminal import (
+    add_decoder,
+    add_device,
+    by_name,
+    need_packages,
+    note,
+    open_recogniser,
+)
+from speechseq.errors import ModelError, UsageError
 from speechseq.server.limits import Limits, flag
 
 if TYPE_CHECKING:
@@ -60,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not 0 <= arguments.port <= MOST_PORT:
         raise UsageError(f"--port {arguments.port}: 0 to {MOST_PORT} goes here")
     _check_host(arguments.host, token)
-    need_server()
+    need_packages("serve", PACKAGES)
     recognisers = open_recognisers(arguments)
     import asyncio
     import logging
@@ -85,49 +91,25 @@ def run(arguments: argparse.Namespace) -> None:
     asyncio.run(serve(server, listener, limits))
 
 
-def need_server() -> None:
-    """Refuse, in one line, to serve where the packages for it are not installed.
-
-    Raises:
-        SpeechseqError: one of them is missing.
-    """
-    for package in PACKAGES:
-        if find_spec(package) is None:
-            raise SpeechseqError(
-                f"serve: {package} is not installed; pip install 'speechseq[serve]'"
-            )
-
-
 def open_recognisers(arguments: argparse.Namespace) -> dict[str, Recogniser]:
-    """Open each model under its bundled name, its file's stem or its folder's name."""
-    recognisers: dict[str, Recogniser] = {}
-    for model in arguments.model or [None]:
-        recogniser = open_recogniser(
+    """Open each model under its name."""
+    return {
+        name: open_recogniser(
             model, arguments.device, arguments.decoder, arguments.least_confidence
         )
-        name = _name(model)
-        if name in recognisers:
-            raise UsageError(f"{model}: a second model called {name!r}; rename one of them")
-        recognisers[name] = recogniser
-    return recognisers
+        for name, model in by_name(arguments.model).items()
+    }
 
 
 def _model_files(models: Sequence[str] | None) -> dict[str, Path]:
     """Find the ONNX files of models, by name, for the page to run; a run may have none yet."""
-    from speechseq.model_file import DEFAULT_MODEL, find_model
+    from speechseq.model_file import find_model
 
     files = {}
-    for model in models or [DEFAULT_MODEL]:
+    for name, model in by_name(models).items():
         with suppress(ModelError):
-            files[_name(model)] = find_model(model)
+            files[name] = find_model(model)
     return files
-
-
-def _name(model: str | None) -> str:
-    from speechseq.model_file import DEFAULT_MODEL
-
-    path = Path(model or DEFAULT_MODEL)
-    return path.resolve().name if path.is_dir() else path.stem
 
 
 def _token(file: Path | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,6 +62,37 @@ def add_decoder(parser: argparse.ArgumentParser) -> None:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add --device."""
     parser.add_argument("--device", default="auto", choices=DEVICES, help="default: auto")
+
+
+def need_packages(extra: str, packages: Iterable[str]) -> None:
+    """See that what a command needs is installed; the command is named as its extra.
+
+    Raises:
+        SpeechseqError: one of the packages is missing.
+    """
+    for package in packages:
+        if find_spec(package) is None:
+            raise SpeechseqError(
+                f"{extra}: {package} is not installed; pip install 'speechseq[{extra}]'"
+            )
+
+
+def by_name(models: Sequence[str] | None) -> dict[str, str]:
+    """Call models by their bundled name, their file's stem or their folder's name.
+
+    Raises:
+        UsageError: two are called the same.
+    """
+    from speechseq.model_file import DEFAULT_MODEL
+
+    named: dict[str, str] = {}
+    for model in models or [DEFAULT_MODEL]:
+        path = Path(model)
+        name = path.resolve().name if path.is_dir() else path.stem
+        if name in named:
+            raise UsageError(f"{model}: a second model called {name!r}; rename one of them")
+        named[name] = model
+    return named
 
 
 def open_recogniser(

@@ -7,14 +7,13 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from speechseq.cli import serve as http
-from speechseq.cli.terminal import add_decoder, add_device, note
-from speechseq.errors import ModelError, SpeechseqError, UsageError
+from speechseq.cli.terminal import add_decoder, add_device, need_packages, note
+from speechseq.errors import ModelError, UsageError
 from speechseq.server.limits import Limits, flag
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ def run(arguments: argparse.Namespace) -> None:
     address = _address(arguments.uri)
     _check_host(address, arguments.open)
     languages = _languages(arguments)
-    _need_packages()
+    need_packages("wyoming", PACKAGES)
     recognisers = http.open_recognisers(arguments)
     import asyncio
     import logging
@@ -219,11 +218,3 @@ def _check_host(address: Address, is_open: bool) -> None:
             f"--uri tcp://{address.host}: others can reach it, and the protocol knows no password; "
             f"say --open if they may"
         )
-
-
-def _need_packages() -> None:
-    for package in PACKAGES:
-        if find_spec(package) is None:
-            raise SpeechseqError(
-                f"wyoming: {package} is not installed; pip install 'speechseq[wyoming]'"
-            )
