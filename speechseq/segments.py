@@ -106,12 +106,10 @@ class Segmenter:
     def __init__(
         self, vocabulary: Vocabulary, decode: Decoder, frame_seconds: float, *, spells: bool
     ):
-        by_character = vocabulary.kind == "characters"
-        spaced = by_character and " " in vocabulary.tokens
         self._decode = decode
-        self._space = vocabulary.tokens.index(" ") if spaced else None
-        self._by_word = not by_character
-        self._joins = by_character and spells
+        self._space = vocabulary.space
+        self._by_word = vocabulary.kind != "characters"
+        self._joins = not self._by_word and spells
         self._ahead = round(AHEAD_SECONDS / frame_seconds)
         self._most = round(SEGMENT_SECONDS / frame_seconds) + self._ahead
         self._pause = round(PAUSE_SECONDS / frame_seconds)

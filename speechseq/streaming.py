@@ -60,11 +60,9 @@ class Settler:
     def __init__(
         self, vocabulary: Vocabulary, decode: Decoder, frame_seconds: float, *, freely: bool
     ):
-        by_character = vocabulary.kind == "characters"
-        spaced = by_character and " " in vocabulary.tokens
         self._decode = decode
-        self._space = vocabulary.tokens.index(" ") if spaced else None
-        self._by_word = not by_character
+        self._space = vocabulary.space
+        self._by_word = vocabulary.kind != "characters"
         self._settle = 1 if freely else max(round(SETTLE_SECONDS / frame_seconds), 1)
         self._pause = max(round(PAUSE_SECONDS / frame_seconds), 2)
         self._most = round(MOST_SECONDS / frame_seconds)

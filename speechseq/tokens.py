@@ -112,6 +112,11 @@ class Vocabulary:
         """Tell whether texts are sequences of tokens (CTC) or single class labels."""
         return self.kind != "classes"
 
+    @property
+    def space(self) -> int | None:
+        """The token between words that are spelt in characters; None where there is none."""
+        return self._numbers.get(" ") if self.kind == "characters" else None
+
     @cached_property
     def _numbers(self) -> dict[str, int]:
         return {token: number for number, token in enumerate(self.tokens)}

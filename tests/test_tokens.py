@@ -210,3 +210,10 @@ def test_a_lexicon_travels_with_the_vocabulary() -> None:
     assert made.words == ("one", "two")
     assert Vocabulary.from_dict(made.to_dict()) == made
     assert "words" not in Vocabulary.from_texts("characters", ["one"]).to_dict()
+
+
+def test_the_space_is_a_token_of_spelt_words_alone() -> None:
+    spelt, words = ("a b", "b"), ("left right",)
+    assert Vocabulary.from_texts("characters", spelt).space == 1
+    assert Vocabulary.from_texts("characters", ["a", "b"]).space is None
+    assert Vocabulary.from_texts("words", words).space is None
