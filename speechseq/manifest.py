@@ -198,6 +198,7 @@ class Corpus:
     `read` takes the corpus' folder and, by keyword, the `options` it names, and returns every
     utterance with its `split`. `folder` is its name below a folder of corpora; an empty one
     means that the user always gives the place. `noise` is its folder of noise recordings.
+    `made_by` is the command that makes what nobody publishes.
     """
 
     name: str
@@ -210,6 +211,7 @@ class Corpus:
     archives: tuple[Archive, ...] = ()
     options: tuple[str, ...] = ()
     noise: str = ""
+    made_by: str = ""
 
     def locate(self, root: str | os.PathLike[str] = "") -> Path:
         """Find the corpus: at `root`, else below $SPEECHSEQ_CORPORA, else below data/corpora.
@@ -230,7 +232,8 @@ class Corpus:
                 return parent / self.folder
         looked = " and ".join(str(parent / self.folder) for parent in parents)
         raise DataError(
-            f"{self.name}: not found at {looked}; run 'speechseq data download {self.name}' "
+            f"{self.name}: not found at {looked}; "
+            f"run '{self.made_by or f'speechseq data download {self.name}'}' "
             f"or give its place with --root"
         )
 

@@ -40,6 +40,7 @@ class DataSettings:
     With `corpus: shards` training streams, and holds `buffer_utterances` at a time to mix them.
     `others` are corpora whose training speech is to be recognised as none of the words: as the
     class `_unknown_`, or as no text; so many of their clips as make `others_share` of all.
+    `same_words` are corpora whose training clips of the very same texts are learnt from, too.
     `clips_per_class` takes no more than so many training clips of each text; 0 takes all.
     """
 
@@ -59,6 +60,7 @@ class DataSettings:
     buffer_utterances: int = 2000
     others: tuple[str, ...] = ()
     others_share: float = 0.2
+    same_words: tuple[str, ...] = ()
     clips_per_class: int = 0
 
 

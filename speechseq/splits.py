@@ -77,6 +77,7 @@ def training_splits(settings: DataSettings, seed: int) -> tuple[list[Utterance],
     held = [u for u in found if u.split == settings.validation_split]
     train, held = _parted(train, held, corpus, settings, seed)
     train = first_of_each_text(train, settings.clips_per_class, seed)
+    train = train + same_words(train, settings)
     return train + other_speech(train, settings, seed), held
 
 
@@ -143,6 +144,25 @@ def first_of_each_text(utterances: Sequence[Utterance], most: int, seed: int) ->
     return [u for u in utterances if id(u) in chosen]
 
 
+def same_words(utterances: Sequence[Utterance], settings: DataSettings) -> list[Utterance]:
+    """List what other corpora have, for training, of the very texts of `utterances`.
+
+    None is longer than the longest of `utterances`.
+
+    Raises:
+        UsageError: an unknown corpus.
+        DataError: a corpus is not here.
+    """
+    texts = {u.text for u in utterances}
+    longest = max(u.duration for u in utterances)
+    return [
+        u
+        for name in settings.same_words
+        for u in _training_speech(name, "data.same_words")
+        if u.text in texts and u.duration <= longest
+    ]
+
+
 def other_speech(
     utterances: Sequence[Utterance], settings: DataSettings, seed: int
 ) -> list[Utterance]:
@@ -163,17 +183,22 @@ def other_speech(
     wanted = round(share / (1 - share) * len(utterances) / len(settings.others))
     found = []
     for name in settings.others:
-        corpus = choose(CORPORA, name, "data.others")
-        if not corpus.folder:
-            raise UsageError(f"data.others: {name} needs a place; name a public corpus")
         speech = [
             u
-            for u in corpus.read(corpus.locate())
-            if u.split.startswith("train") and words.isdisjoint(u.text.lower().split())
+            for u in _training_speech(name, "data.others")
+            if words.isdisjoint(u.text.lower().split())
         ]
         speech = sorted(speech, key=lambda u: _rank(u.key, seed))[:wanted]
         found += [_unknown_stretch(u, longest, seed) for u in speech]
     return found
+
+
+def _training_speech(name: str, setting: str) -> list[Utterance]:
+    """List the training speech of a corpus that a setting names, in its usual place."""
+    corpus = choose(CORPORA, name, setting)
+    if not corpus.folder:
+        raise UsageError(f"{setting}: {name} needs a place; name a public corpus")
+    return [u for u in corpus.read(corpus.locate()) if u.split.startswith("train")]
 
 
 def _unknown_stretch(utterance: Utterance, longest: float, seed: int) -> Utterance:

@@ -120,6 +120,12 @@ def folder(place: Path) -> None:
                 tone(place / split / label / f"{number}.wav", pitch=pitch)
 
 
+def synthetic_words(place: Path) -> None:
+    for pitch, word in enumerate(("yes", "boat")):
+        for number in range(3):
+            tone(place / word / f"afsky-bmlewis-40_nohash_{number}.wav", pitch=pitch)
+
+
 def csv(place: Path) -> None:
     for split in ("train", "validation", "test"):
         rows = ["path,text,speaker"]
@@ -164,6 +170,7 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
     "librispeech": librispeech(CORPORA["librispeech"].splits),
     "mini_librispeech": librispeech(CORPORA["mini_librispeech"].splits),
     "an4": an4,
+    "synthetic_words": synthetic_words,
     "folder": folder,
     "csv": csv,
     "jsonl": jsonl,

@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from layouts import COMMANDS, LAYOUTS, make_layout, pack, text, tone
 
 from speechseq.archives import fetch
+from speechseq.cli import main
 from speechseq.corpora import CORPORA
 from speechseq.corpora.an4 import parse_transcript
 from speechseq.corpora.clips import clips_in, stem
 from speechseq.errors import AudioError, DataError, UsageError
-from speechseq.manifest import Utterance, read_utterance, shared_audio
+from speechseq.manifest import CORPORA_VARIABLE, Utterance, read_utterance, shared_audio
 
 DOWNLOADED = [name for name, corpus in CORPORA.items() if corpus.archives]
 SPEECH_COMMANDS = ("speech_commands", "speech_commands_v0.01")
@@ -37,6 +38,7 @@ COUNTS = {
     "librispeech": dict.fromkeys(CORPORA["librispeech"].splits, 3),
     "mini_librispeech": {"train-clean-5": 3, "dev-clean-2": 3},
     "an4": {"train": 9, "test": 3},
+    "synthetic_words": {"train": 6},
     "folder": {"train": 8, "validation": 4, "test": 4},
     "csv": {"train": 4, "validation": 4, "test": 4},
     "jsonl": {"train": 4, "validation": 4, "test": 4},
@@ -97,7 +99,7 @@ def test_damaged_clip_is_named(name: str, tmp_path: Path) -> None:
         CORPORA[name].read(place)
 
 
-@pytest.mark.parametrize("name", [name for name in CORPORA if CORPORA[name].splits])
+@pytest.mark.parametrize("name", [name for name in CORPORA if len(CORPORA[name].splits) > 1])
 def test_missing_split_is_named(name: str, tmp_path: Path) -> None:
     place = make_layout(name, tmp_path)
     split = CORPORA[name].splits[-1]
@@ -463,3 +465,26 @@ def test_real_speech_commands() -> None:
     speakers = {split: {u.speaker for u in found if u.split == split} - {""} for split in known}
     assert not speakers["train"] & speakers["validation"]
     assert not speakers["train"] & speakers["canonical-test"]
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("synthetic_words", "is made, not downloaded; run 'python scripts/make_words.py"),
+        ("folder", "is your own data; there is nothing to download"),
+    ],
+)
+def test_what_nobody_publishes_says_where_it_comes_from(
+    name: str, advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "download", name]) == 2
+    assert advice in capsys.readouterr().err
+
+
+def test_what_is_made_names_its_command_where_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CORPORA_VARIABLE, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"run 'python scripts/make_words\.py"):
+        CORPORA["synthetic_words"].locate()

@@ -29,6 +29,7 @@ from speechseq.splits import (
     hold_out,
     load_split,
     other_speech,
+    same_words,
     training_splits,
 )
 from speechseq.tokens import UNKNOWN
@@ -257,7 +258,7 @@ OTHERS = {"mini_librispeech": 3, "librispeech": 9, "speech_commands": 24}
 def around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of corpora that stand where they are looked for."""
     monkeypatch.setenv(CORPORA_VARIABLE, str(tmp_path))
-    for name in OTHERS:
+    for name in (*OTHERS, "synthetic_words"):
         make_layout(name, tmp_path)
     return tmp_path
 
@@ -322,6 +323,25 @@ def test_other_speech_is_cut_to_the_longest_of_ones_own(around: Path, seconds: f
     assert len(read_utterance(found[0], 8000)) == round(found[0].duration * 8000)
     starts = {u.offset for u in found if u.duration == seconds}
     assert len(starts) > 5 or seconds == 2.0, "stretches begin anywhere"
+
+
+def test_same_words_are_learnt_from_under_their_own_text(around: Path) -> None:
+    settings = DataSettings(same_words=("synthetic_words", "librispeech"))
+    own = [*words(4, "yes", 1.0), *words(4, "the cat's yes", 1.0), *words(4, "no", 1.0)]
+    found = same_words(own, settings)
+    assert [u.text for u in found] == ["yes"] * 3, "librispeech's are longer"
+    assert {Path(u.audio_filepath).parent.name for u in found} == {"yes"}
+    longer = same_words([*own, *words(1, "no", 1.5)], settings)
+    assert Counter(u.text for u in longer) == {"yes": 3, "the cat's yes": 9}
+    assert same_words(own, DataSettings()) == []
+
+
+def test_same_words_join_training_alone(around: Path) -> None:
+    settings = DataSettings(corpus="speech_commands", words=("yes", "no"))
+    plain, held = training_splits(settings, 0)
+    more, same = training_splits(dataclasses.replace(settings, same_words=("synthetic_words",)), 0)
+    assert same == held
+    assert [u.text for u in more if u not in plain] == ["yes"] * 3 and len(more) == len(plain) + 3
 
 
 def test_other_speech_follows_from_the_seed(around: Path) -> None:

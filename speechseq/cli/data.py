@@ -116,6 +116,8 @@ def _download(arguments: argparse.Namespace) -> None:
     from speechseq.manifest import DEFAULT_CORPORA
 
     corpus = choose(CORPORA, arguments.corpus, "corpus")
+    if corpus.made_by:
+        raise UsageError(f"{corpus.name}: is made, not downloaded; run '{corpus.made_by}'")
     if not corpus.archives:
         raise UsageError(f"{corpus.name}: is your own data; there is nothing to download")
     bar = Bar()

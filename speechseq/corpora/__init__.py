@@ -22,6 +22,7 @@ CORPORA: dict[str, Corpus] = {
     "librispeech": librispeech.CORPUS,
     "mini_librispeech": librispeech.MINI,
     "an4": an4.CORPUS,
+    "synthetic_words": folder.SYNTHETIC,
     "folder": folder.CORPUS,
     "csv": tables.CSV,
     "jsonl": tables.JSONL,

@@ -53,3 +53,14 @@ CORPUS = Corpus(
     read=read,
     noise=NOISE,
 )
+
+SYNTHETIC = Corpus(
+    name="synthetic_words",
+    title="English words by synthetic voices, 16 kHz",
+    splits=("train",),
+    read=read,
+    folder="synthetic_words",
+    licence="your own",
+    homepage="https://huggingface.co/hexgrad/Kokoro-82M",
+    made_by="python scripts/make_words.py -o data/corpora/synthetic_words",
+)

@@ -288,6 +288,7 @@ def streamed(
 
 NOT_STREAMED = (
     ("data", "others"),
+    ("data", "same_words"),
     ("data", "clips_per_class"),
     ("augment", "splice"),
     ("training", "logit_adjustment"),

