@@ -38,7 +38,7 @@ CHUNK_BYTES = 64 * FILE_BYTES
 SHARED_BYTES = 300 * FILE_BYTES
 """Less than this, half a second's work, is done before other processes have started."""
 
-CHUNKS_AHEAD = 4
+CHUNKS_AHEAD = 16
 """Chunks for each process that may be done before it is their turn."""
 
 
