@@ -69,6 +69,8 @@ STUDIES = {
             "no SpecAugment": ("augment.frequency_masks=0", "augment.time_masks=0"),
             "twice the masks": ("augment.frequency_masks=4", "augment.time_masks=4"),
             "no label smoothing": ("training.label_smoothing=0",),
+            "mixup": ("augment.mixup=0.2",),
+            "taught by commands-ar (and its many clips)": ("training.teacher=commands-ar",),
             "no speeds": ("augment.speeds=[1.0]",),
             "no vocal-tract warps": ("augment.vocal_tract=0",),
             "no reverberation": ("augment.reverberation_probability=0",),
@@ -98,9 +100,11 @@ STUDIES = {
             "batches of 8 in place of 16": ("training.batch=8",),
             "batches of 32": ("training.batch=32",),
             "no averaged weights": ("training.ema=0",),
+            "a third of the loss on the first layer": ("training.intermediate=0.3",),
             "two views that agree, half the epochs": (
                 "training.consistency=0.2", "training.epochs=15",
             ),
+            "synthetic voices as more speakers": ("data.same_words=synthetic_words",),
         },
     ),
 }  # fmt: skip

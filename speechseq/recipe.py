@@ -172,7 +172,9 @@ class AugmentSettings:
     `reverberation_probability` of the utterances sound as in a room, whose reverberation time is
     up to `reverberation_seconds`.
     `splice` adds so many examples for each utterance that are none of the words: the first half of
-    one and the second half of another (classes with `_unknown_` only). `shift_seconds` moves an
+    one and the second half of another (classes with `_unknown_` only). `mixup` is the alpha of the
+    Beta distribution from which comes how much of another clip each one holds, its class likewise
+    (classes only); 0 mixes none. `shift_seconds` moves an
     utterance either way inside its length. `noise_probability` of the
     utterances get noise at a level between `noise_low_db` and `noise_high_db` signal-to-noise
     ratio: made noise, and the corpus' own recordings where it has any. `gain_db` is the
@@ -185,6 +187,7 @@ class AugmentSettings:
     join_gap_seconds: float = 0.3
     join_overlap_seconds: float = 0.0
     splice: float = 0.0
+    mixup: float = 0.0
     margin_seconds: float = 0.0
     reverberation_probability: float = 0.0
     reverberation_seconds: float = 0.6
@@ -209,14 +212,15 @@ class TrainingSettings:
     without a finite gradient training stops. `schedule` is one_cycle or cosine. `ema` 0 keeps no
     averaged weights. The `weights` kept are the best by validation, or the last. `patience` is the
     number of validations without a better score after which training stops; 0 never stops early.
-    `consistency` is the weight of agreement between two views
-    of each utterance, masked differently; 0 makes but one. `logit_adjustment` is for classes of
-    unequal number: in the loss alone, so many times the log of its share in training is added to
-    each class' score, so that the network itself favours none. `base` is a model (bundled name,
-    file or run) to start from: its features, front end and recurrent layers; the head is new,
-    unless the tokens are the same, and learns alone for `frozen_epochs`. `teacher` is a larger
-    model of the same features and tokens, whose log-probabilities are learnt with
-    `teacher_weight`, the texts with the rest.
+    `consistency` is the weight of agreement between two views of each utterance, masked
+    differently; 0 makes but one. `intermediate` is the share of the loss that falls on the layer
+    half-way, read through the same head (CTC only). `logit_adjustment` is for classes of unequal
+    number: in the loss alone, so many times the log of its share in training is added to each
+    class' score, so that the network itself favours none. `base` is a model (bundled name, file or
+    run) to start from: its features, front end and recurrent layers; the head is new, unless the
+    tokens are the same, and learns alone for `frozen_epochs`. `teacher` is a larger model of the
+    same features and tokens, whose log-probabilities are learnt with `teacher_weight`, the texts
+    with the rest.
     """
 
     epochs: int = 30
@@ -232,6 +236,7 @@ class TrainingSettings:
     clip_norm: float = 5.0
     label_smoothing: float = 0.0
     consistency: float = 0.0
+    intermediate: float = 0.0
     logit_adjustment: float = 0.0
     base: str = ""
     frozen_epochs: int = 0
@@ -327,6 +332,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "augment.join_gap_seconds": (0.0, 10.0),
     "augment.join_overlap_seconds": (0.0, 1.0),
     "augment.splice": (0.0, 1.0),
+    "augment.mixup": (0.0, 100.0),
     "augment.margin_seconds": (0.0, 10.0),
     "augment.reverberation_probability": (0.0, 1.0),
     "augment.reverberation_seconds": (0.05, 10.0),
@@ -349,6 +355,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "training.clip_norm": (1e-6, 1e6),
     "training.label_smoothing": (0.0, 0.9),
     "training.consistency": (0.0, 100.0),
+    "training.intermediate": (0.0, 0.9),
     "training.logit_adjustment": (0.0, 10.0),
     "training.frozen_epochs": (0, 100_000),
     "training.teacher_weight": (0.0, 1.0),
@@ -463,6 +470,8 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield "model.attention_heads are for model.head classify with pooling attention; set 1"
     if recipe.training.logit_adjustment and model.head != "classify":
         yield "training.logit_adjustment evens out classes, which need model.head classify; set 0"
+    if recipe.training.intermediate and (model.head != "ctc" or model.layers < 2):
+        yield "training.intermediate needs model.head ctc and two model.layers or more; set it to 0"
     if recipe.training.frozen_epochs and not recipe.training.base:
         yield "training.frozen_epochs waits for nothing without training.base; set it to 0"
     if augment.vocal_tract and features.mel_scale != "htk":
@@ -473,6 +482,8 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield "augment.join makes strings, which need model.head ctc; set it to 1"
     if augment.splice and model.head != "classify":
         yield "augment.splice makes clips of no class, which need model.head classify; set it to 0"
+    if augment.mixup and model.head != "classify":
+        yield "augment.mixup mixes classes, which need model.head classify; set it to 0"
     if not augment.speeds or not all(0.25 <= speed <= 4 for speed in augment.speeds):
         yield "augment.speeds holds a factor outside 0.25 to 4; correct it"
     if augment.noise_low_db > augment.noise_high_db:

@@ -266,6 +266,14 @@ CONTRADICTIONS = [
         "augment: {splice: 0.1}",
         "augment.splice makes clips of no class, which need model.head classify; set it to 0",
     ),
+    (
+        "augment: {mixup: 0.2}",
+        "augment.mixup mixes classes, which need model.head classify; set it to 0",
+    ),
+    (
+        "{model: {layers: 1}, training: {intermediate: 0.3}}",
+        "training.intermediate needs model.head ctc and two model.layers or more; set it to 0",
+    ),
     ("augment: {speeds: []}", "augment.speeds holds a factor outside 0.25 to 4; correct it"),
     ("augment: {speeds: [1, 5]}", "augment.speeds holds a factor outside 0.25 to 4; correct it"),
     ("augment: {speeds: [.nan]}", "augment.speeds holds a factor outside 0.25 to 4; correct it"),

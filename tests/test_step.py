@@ -23,7 +23,8 @@ from speechseq.tokens import UNKNOWN
 from speechseq.training.data import Batch, TrainingData
 from speechseq.training.loop import train
 from speechseq.training.loss import Sums, loss_sums, two_view_sums
-from speechseq.training.step import Training, computed_in, learning_rate
+from speechseq.training.objective import computed_in
+from speechseq.training.step import Training, learning_rate
 from speechseq.training.validation import Validation, validate
 
 
@@ -59,7 +60,7 @@ def infinite_at(*steps: int):
 def test_a_step_without_a_finite_gradient_is_skipped_and_named(
     write_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("speechseq.training.step.loss_sums", infinite_at(2))
+    monkeypatch.setattr("speechseq.training.objective.loss_sums", infinite_at(2))
     notes: list[str] = []
     recipe = read_recipe(write_recipe(), ["training.epochs=1"])
     train(recipe, tmp_path / "run", device="cpu", note=notes.append)
@@ -74,7 +75,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_named(
 def test_too_many_skipped_steps_in_a_row_stop_with_the_batch_saved(
     write_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("speechseq.training.step.loss_sums", infinite_at(1, 3, 4, 5))
+    monkeypatch.setattr("speechseq.training.objective.loss_sums", infinite_at(1, 3, 4, 5))
     recipe = read_recipe(write_recipe(), ["training.stop_after_skips=3"])
     with pytest.raises(DataError, match=r"bad_batch.jsonl: 3 steps in a row without a finite"):
         train(recipe, tmp_path / "run", device="cpu")
@@ -155,7 +156,7 @@ def test_a_batch_too_large_for_memory_is_named_before_training(
     def full(*_: object) -> Sums:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 TB")
 
-    monkeypatch.setattr("speechseq.training.step.loss_sums", full)
+    monkeypatch.setattr("speechseq.training.objective.loss_sums", full)
     with pytest.raises(
         DataError,
         match=r"largest batch \(8 utterances of up to 0\.\d s, tones/.*raise tra",
@@ -212,7 +213,7 @@ def test_the_views_of_a_batch_are_masked_differently(
         assert len(arguments[0]) == 2 * len(arguments[3])
         return sums
 
-    monkeypatch.setattr("speechseq.training.step.two_view_sums", watched)
+    monkeypatch.setattr("speechseq.training.objective.two_view_sums", watched)
     settings = ["training.consistency=0.5", "training.epochs=1", *masks]
     train(read_recipe(write_recipe(), settings), tmp_path / "run", device="cpu")
     assert len(seen) == 6, "each step, and the largest batch before them"
@@ -268,7 +269,7 @@ def test_a_batch_of_no_words_is_a_step_like_others(
         weighs.append((len(arguments[2]), int(sums.labels)))
         return sums
 
-    monkeypatch.setattr("speechseq.training.step.loss_sums", watched)
+    monkeypatch.setattr("speechseq.training.objective.loss_sums", watched)
     settings = ["training.epochs=1", "training.batch=1"]
     train(read_recipe(write_recipe(), settings), tmp_path / "run", device="cpu")
     assert sorted(weighs[1:]) == [(0, 1)] * 12 + [(1, 1)] * 12

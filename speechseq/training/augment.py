@@ -8,6 +8,7 @@ log-mel up to the cross term's zero-mean ripple. It costs no transform.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import soxr
@@ -108,6 +109,34 @@ def _middle(log_mels: np.ndarray) -> int:
     """Return the frame at which half of the energy of (frames, mels) is over."""
     energies = np.cumsum(np.exp(log_mels).sum(axis=1))
     return int(np.searchsorted(energies, energies[-1] / 2)) + 1
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A batch's features (batch, frames, dims), each with `share` of its partner's in it."""
+
+    features: Tensor
+    lengths: Tensor
+    partners: Tensor
+    share: float
+
+
+def mix_up(features: Tensor, lengths: Tensor, alpha: float, rng: np.random.Generator) -> Mixture:
+    """Mix each utterance's features with those of another of its batch, by chance itself.
+
+    The share is Beta-distributed, and at most a half. A mixture is as long as the longer one.
+
+    Source: Zhang et al. 2018, mixup.
+    """
+    share = float(rng.beta(alpha, alpha))
+    share = min(share, 1 - share)
+    partners = torch.from_numpy(rng.permutation(len(lengths))).to(lengths.device)
+    return Mixture(
+        torch.lerp(features, features[partners], share),
+        torch.maximum(lengths, lengths[partners]),
+        partners,
+        share,
+    )
 
 
 def put_margins(

@@ -146,7 +146,8 @@ class RecurrentLayer(nn.Module):
 class Encoder(nn.Module):
     """Front end and stacked recurrent layers: (batch, frames, dims) + lengths -> states + lengths.
 
-    Also returns the front end's output, the textbook's x_t, for a head with `skip_input`.
+    Also returns the front end's output, the textbook's x_t, for a head with `skip_input`. All
+    layers' states are of one size.
     """
 
     def __init__(self, dims: int, settings: ModelSettings):
@@ -162,11 +163,16 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        states, inputs, lengths = self.every_layer(frames, lengths)
+        return states[-1], inputs, lengths
+
+    def every_layer(self, frames: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Return what `forward` does, with the states of every layer."""
         inputs, lengths = self.front_end(frames, lengths)
-        states = inputs
+        states = [inputs]
         for layer in self.layers:
-            states = self.dropout(layer(states, lengths))
-        return states, inputs, lengths
+            states.append(self.dropout(layer(states[-1], lengths)))
+        return states[1:], inputs, lengths
 
 
 class Output(nn.Module):
@@ -264,6 +270,15 @@ class SpeechNetwork(nn.Module):
         """Return log-probabilities of features (batch, frames, dims)."""
         states, inputs, lengths = self.encoder(frames, lengths)
         return cast(tuple[Tensor, Tensor], self.head(states, inputs, lengths))
+
+    def with_middle(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `from_features` does, and what the head makes of the layer half-way.
+
+        Source: Lee and Watanabe 2021, Intermediate loss regularization for CTC.
+        """
+        states, inputs, lengths = self.encoder.every_layer(frames, lengths)
+        middle, _ = self.head(states[len(states) // 2 - 1], inputs, lengths)
+        return *self.head(states[-1], inputs, lengths), middle
 
     def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         return self.from_features(*self.features(samples, lengths))

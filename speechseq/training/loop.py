@@ -29,6 +29,7 @@ from speechseq.training.data import TrainingData, noise_log_mels
 from speechseq.training.distributed import World, from_environment, joined, restarted
 from speechseq.training.encoder import SpeechNetwork, choose_device, load_network
 from speechseq.training.export import export_run
+from speechseq.training.objective import PRECISIONS, Objective, computed_in, from_features
 from speechseq.training.preflight import (
     Ready,
     drop_infeasible,
@@ -49,7 +50,7 @@ from speechseq.training.run_folder import (
     read_run,
     refuse_run,
 )
-from speechseq.training.step import PRECISIONS, FromFeatures, Note, Training, computed_in
+from speechseq.training.step import Note, Training
 from speechseq.training.stream import streamed
 from speechseq.training.watch import line_of, metrics_of
 
@@ -176,7 +177,14 @@ def prepare(
         data=data,
         validation=ready.validation,
         network=network,
-        parallel=world.parallel(FromFeatures(network), device),
+        parallel=world.parallel(from_features(network, recipe), device),
+        objective=Objective(
+            recipe,
+            device,
+            network.features,
+            teacher=teacher_of(recipe, vocabulary, device),
+            shares=None if ready.shares is None else ready.shares.to(device),
+        ),
         averaged=copy.deepcopy(network).eval(),
         optimiser=torch.optim.AdamW(
             network.parameters(),
@@ -187,8 +195,6 @@ def prepare(
         scaler=torch.amp.GradScaler(device.type, enabled=recipe.training.precision == "fp16"),
         steps=data.steps(recipe.training.epochs),
         note=note,
-        teacher=teacher_of(recipe, vocabulary, device),
-        shares=None if ready.shares is None else ready.shares.to(device),
     )
     lines = preflight(ready, network=network, steps=training.steps)
     for line in (*lines, training.try_largest()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -105,6 +105,11 @@ def two_view_sums(
     sizes = lengths.chunk(2)[0]
     apart = (divergence(other, one, sizes) + divergence(one, other, sizes)) / 2
     return Sums(both.true / 2, both.even / 2, both.labels / 2, both.frames / 2, apart)
+
+
+def blended(one: Sums, other: Sums, share: float) -> Sums:
+    """Return sums whose loss is to `share` the other's; all else is one's."""
+    return replace(one, true=(1 - share) * one.true + share * other.true)
 
 
 def divergence(target: Tensor, log_probs: Tensor, lengths: Tensor) -> Tensor:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +17,6 @@ from speechseq.files import remove_leftovers
 from speechseq.manifest import write_manifest
 from speechseq.recipe import Recipe
 from speechseq.tokens import Vocabulary
-from speechseq.training.augment import spec_augment
 from speechseq.training.checkpoint import (
     FOLDER,
     Progress,
@@ -30,45 +28,20 @@ from speechseq.training.checkpoint import (
 from speechseq.training.data import Batch, Batches, Share
 from speechseq.training.distributed import World
 from speechseq.training.encoder import SpeechNetwork
-from speechseq.training.loss import Sums, adjusted, divergence, loss_sums, two_view_sums, weight_of
+from speechseq.training.loss import Sums, weight_of
+from speechseq.training.objective import Objective, from_features
 from speechseq.training.preflight import Split
 from speechseq.training.run_folder import BAD_BATCH, WEIGHTS
 from speechseq.training.validation import Validation, validate
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What the network computes in, by the name recipes give it; weights and loss stay fp32."""
-
 Note = Callable[[str], None]
-
-
-def computed_in(recipe: Recipe, device: torch.device) -> torch.dtype:
-    """Return what the network computes in: a CPU without bf16 instructions computes in fp32.
-
-    PyTorch would emulate them, several times slower, and has no bf16 LSTM there.
-    """
-    wanted = PRECISIONS[recipe.training.precision]
-    emulated = device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.float32 if wanted == torch.bfloat16 and emulated else wanted
-
-
-class FromFeatures(nn.Module):
-    """A network from its features on; what gradients are taken through."""
-
-    def __init__(self, network: SpeechNetwork):
-        super().__init__()
-        self.network = network
-
-    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        return self.network.from_features(frames, lengths)
 
 
 @dataclass
 class Training:
     """Everything a step, a validation or a checkpoint needs.
 
-    `parallel` is the network from its features on, shared with the other processes of `world`; a
-    `teacher` hears what it hears, without masks. `shares` are the classes' in training, where the
-    loss is to be adjusted to them.
+    `parallel` is the network from its features on, shared with the other processes of `world`.
     While the weights are `moving`, they are not worth a checkpoint.
     """
 
@@ -81,14 +54,13 @@ class Training:
     validation: Split
     network: SpeechNetwork
     parallel: nn.Module
+    objective: Objective
     averaged: SpeechNetwork
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     steps: int
     note: Note
     progress: Progress = field(default_factory=Progress)
-    teacher: SpeechNetwork | None = None
-    shares: Tensor | None = None
     validated: Validation | None = None
     moving: bool = False
 
@@ -148,47 +120,9 @@ class Training:
         return torch.tensor([labels, frames, float(stop)], device=self.device)
 
     def _sums(self, network: nn.Module, batch: Batch) -> Sums:
-        settings = self.recipe.training
         if not self.network.training:
             self.network.train()
-        lengths = self._send(batch.lengths)
-        features = self.network.features.finish(self._send(batch.log_mels), lengths)
-        views = 2 if settings.consistency else 1
-        frames = torch.cat([self._masked(features, batch, view) for view in range(views)])
-        precision = computed_in(self.recipe, self.device)
-        with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
-            log_probs, sizes = network(frames, lengths.repeat(views))
-        labels, label_lengths = self._send(batch.labels), self._send(batch.label_lengths)
-        learnt = log_probs
-        if self.shares is not None:
-            learnt = adjusted(log_probs, self.shares, settings.logit_adjustment)
-        sums = (two_view_sums if views == 2 else loss_sums)(learnt, sizes, labels, label_lengths)
-        if self.teacher is None:
-            return sums
-        with torch.inference_mode():
-            target, _ = self.teacher.from_features(features, lengths)
-        target = target.clone().repeat(views, 1, 1)
-        return replace(sums, untaught=divergence(target, log_probs, sizes) / views)
-
-    def _masked(self, features: Tensor, batch: Batch, view: int) -> Tensor:
-        """Return a batch's features with the masks of one view of them."""
-        augment, recipe = self.recipe.augment, self.recipe
-        return spec_augment(
-            features,
-            batch.lengths,
-            augment,
-            mask_frames=round(augment.time_mask_seconds / recipe.features.hop_seconds),
-            chances=[
-                np.random.default_rng([recipe.seed, self.progress.step, row, 1 + view])
-                for row in batch.rows
-            ],
-        )
-
-    def _send(self, tensor: Tensor) -> Tensor:
-        """Move a batch's tensor to the device, without waiting for it where it can be so."""
-        if self.device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
+        return self.objective.sums(network, batch, self.progress.step)
 
     def _move(self, loss: float, pieces: Sequence[Batch]) -> None:
         """Step along the gradients, where they are finite."""
@@ -256,7 +190,7 @@ class Training:
             longest = max(rows) * self.recipe.features.hop_seconds
             named = f", {batch.utterances[0].key} among them" if batch.utterances else ""
             what = f"{share} utterances of up to {longest:.1f} s{named}"
-            sums = self._sums(FromFeatures(self.network), _first(batch, share))
+            sums = self._sums(from_features(self.network, self.recipe), _first(batch, share))
             loss = sums.over(sums.labels, sums.frames, self.recipe.training)
             loss.backward()  # type: ignore[no-untyped-call]
         except (MemoryError, RuntimeError) as error:

@@ -1,0 +1,126 @@
+"""What a batch costs: its loss, with all that a recipe puts into it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from speechseq.recipe import Recipe
+from speechseq.training.augment import mix_up, spec_augment
+from speechseq.training.data import Batch
+from speechseq.training.encoder import SpeechNetwork
+from speechseq.training.features import Features
+from speechseq.training.loss import (
+    Sums,
+    adjusted,
+    blended,
+    divergence,
+    loss_sums,
+    two_view_sums,
+)
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What the network computes in, by the name recipes give it; weights and loss stay fp32."""
+
+
+def computed_in(recipe: Recipe, device: torch.device) -> torch.dtype:
+    """Return what the network computes in: a CPU without bf16 instructions computes in fp32.
+
+    PyTorch would emulate them, several times slower, and has no bf16 LSTM there.
+    """
+    wanted = PRECISIONS[recipe.training.precision]
+    emulated = device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.float32 if wanted == torch.bfloat16 and emulated else wanted
+
+
+class FromFeatures(nn.Module):
+    """A network from its features on; what gradients are taken through.
+
+    With `middle` it also gives what the head makes of the layer half-way.
+    """
+
+    def __init__(self, network: SpeechNetwork, *, middle: bool):
+        super().__init__()
+        self.network = network
+        self.middle = middle
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        if self.middle:
+            return self.network.with_middle(frames, lengths)
+        return self.network.from_features(frames, lengths)
+
+
+def from_features(network: SpeechNetwork, recipe: Recipe) -> FromFeatures:
+    """Return what a recipe's training takes gradients through."""
+    return FromFeatures(network, middle=recipe.training.intermediate > 0)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What training makes small.
+
+    A `teacher` hears what the network hears, without masks. `shares` are the classes' in training,
+    where the loss is to be adjusted to them.
+    """
+
+    recipe: Recipe
+    device: torch.device
+    features: Features
+    teacher: SpeechNetwork | None = None
+    shares: Tensor | None = None
+
+    def sums(self, network: nn.Module, batch: Batch, step: int) -> Sums:
+        """Return what a batch costs in one step; chance follows from its number."""
+        recipe, settings = self.recipe, self.recipe.training
+        lengths = self._send(batch.lengths)
+        features = self.features.finish(self._send(batch.log_mels), lengths)
+        mixture = None
+        if recipe.augment.mixup:
+            chance = np.random.default_rng([recipe.seed, step, batch.rows[0], 0])
+            mixture = mix_up(features, lengths, recipe.augment.mixup, chance)
+            features, lengths = mixture.features, mixture.lengths
+        views = 2 if settings.consistency else 1
+        frames = torch.cat([self._masked(features, batch, view, step) for view in range(views)])
+        precision = computed_in(recipe, self.device)
+        with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
+            log_probs, sizes, *early = network(frames, lengths.repeat(views))
+        labels, label_lengths = self._send(batch.labels), self._send(batch.label_lengths)
+        learnt = log_probs
+        if self.shares is not None:
+            learnt = adjusted(log_probs, self.shares, settings.logit_adjustment)
+        measure = two_view_sums if views == 2 else loss_sums
+        sums = measure(learnt, sizes, labels, label_lengths)
+        if mixture:
+            partners = measure(learnt, sizes, labels[mixture.partners], label_lengths)
+            sums = blended(sums, partners, mixture.share)
+        for middle in early:
+            half_way = measure(middle, sizes, labels, label_lengths)
+            sums = blended(sums, half_way, settings.intermediate)
+        if self.teacher is None:
+            return sums
+        with torch.inference_mode():
+            target, _ = self.teacher.from_features(features, lengths)
+        target = target.clone().repeat(views, 1, 1)
+        return replace(sums, untaught=divergence(target, log_probs, sizes) / views)
+
+    def _masked(self, features: Tensor, batch: Batch, view: int, step: int) -> Tensor:
+        """Return a batch's features with the masks of one view of them."""
+        augment, recipe = self.recipe.augment, self.recipe
+        return spec_augment(
+            features,
+            batch.lengths,
+            augment,
+            mask_frames=round(augment.time_mask_seconds / recipe.features.hop_seconds),
+            chances=[
+                np.random.default_rng([recipe.seed, step, row, 1 + view]) for row in batch.rows
+            ],
+        )
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        """Move a batch's tensor to the device, without waiting for it where it can be so."""
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)

@@ -1,0 +1,134 @@
+"""What a batch costs: mixtures of utterances, and the loss on the layer half-way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_loop import rows
+
+from speechseq.recipe import Recipe, recipe_from_dict
+from speechseq.recipe_file import read_recipe
+from speechseq.training.augment import mix_up
+from speechseq.training.data import Batch, collate
+from speechseq.training.encoder import SpeechNetwork
+from speechseq.training.loop import train
+from speechseq.training.loss import Sums, blended, loss_sums
+from speechseq.training.objective import Objective, from_features
+
+CPU = torch.device("cpu")
+STEP = 5
+"""One in which no utterance is its own partner."""
+
+
+def recipe(head: str = "ctc", layers: int = 2, **sections: dict[str, Any]) -> Recipe:
+    tree = {
+        "data": {"tokens": "classes" if head == "classify" else "words"},
+        "features": {"mels": 8},
+        "model": {"head": head, "hidden": 6, "layers": layers, "layer_norm": True},
+        **sections,
+    }
+    return recipe_from_dict(tree, "test")
+
+
+def batch(sizes: tuple[int, ...] = (9, 14, 12)) -> Batch:
+    """Clips of so many frames, of tokens 1, 2, …"""
+    rng = np.random.default_rng(0)
+    clips = [rng.normal(-3, 1, (size, 8)).astype(np.float32) for size in sizes]
+    return collate(clips, [[1 + n] for n in range(len(sizes))], rows=tuple(range(len(sizes))))
+
+
+def cost(made: Recipe, network: SpeechNetwork, step: int = 0) -> Sums:
+    objective = Objective(made, CPU, network.features)
+    return objective.sums(from_features(network, made), batch(), step)
+
+
+@settings(deadline=None)
+@given(st.floats(0.05, 5.0), st.integers(0, 1000), st.integers(1, 6))
+def test_a_mixture_holds_two_of_a_batch(alpha: float, seed: int, count: int) -> None:
+    features = torch.randn(count, 5, 3, generator=torch.Generator().manual_seed(seed))
+    lengths = torch.arange(count) % 5 + 1
+    found = mix_up(features, lengths, alpha, np.random.default_rng(seed))
+    assert 0 <= found.share <= 0.5, "one of the two stays the stronger"
+    assert sorted(found.partners.tolist()) == list(range(count))
+    for row, partner in enumerate(found.partners.tolist()):
+        expected = (1 - found.share) * features[row] + found.share * features[partner]
+        torch.testing.assert_close(found.features[row], expected)
+        assert found.lengths[row] == max(lengths[row], lengths[partner])
+
+
+def test_mixtures_differ_from_batch_to_batch() -> None:
+    shares = {
+        mix_up(torch.zeros(4, 2, 1), torch.ones(4), 1.0, np.random.default_rng(n)).share
+        for n in range(20)
+    }
+    assert len(shares) == 20 and min(shares) < 0.15 and max(shares) > 0.35
+
+
+def test_a_mixture_is_to_be_both_of_its_classes() -> None:
+    made = recipe("classify", augment={"mixup": 1.0})
+    network = SpeechNetwork(made, 5)
+    found = cost(made, network, step=STEP)
+    sent = batch()
+    features = network.features.finish(sent.log_mels, sent.lengths)
+    mixed = mix_up(features, sent.lengths, 1.0, np.random.default_rng([made.seed, STEP, 0, 0]))
+    log_probs, sizes = network.from_features(mixed.features, mixed.lengths)
+    own, partners = (
+        loss_sums(log_probs, sizes, labels, sent.label_lengths).true
+        for labels in (sent.labels, sent.labels[mixed.partners])
+    )
+    assert own != partners
+    torch.testing.assert_close(found.true, (1 - mixed.share) * own + mixed.share * partners)
+    assert found.labels == 3
+    torch.testing.assert_close(cost(made, network, step=STEP).true, found.true)
+    assert cost(made, network, step=STEP + 1).true != found.true
+
+
+@pytest.mark.parametrize("layers", [2, 3, 4])
+def test_the_middle_is_what_a_network_of_half_the_layers_would_give(layers: int) -> None:
+    network = SpeechNetwork(recipe(layers=layers), 5).eval()
+    sent = batch()
+    log_probs, sizes, middle = network.with_middle(sent.log_mels, sent.lengths)
+    whole, same = network.from_features(sent.log_mels, sent.lengths)
+    assert log_probs.equal(whole) and sizes.equal(same)
+    network.encoder.layers = network.encoder.layers[: layers // 2]
+    half, _ = network.from_features(sent.log_mels, sent.lengths)
+    assert middle.equal(half) and not middle.equal(whole)
+
+
+@pytest.mark.parametrize("views", [{}, {"consistency": 0.5}])
+def test_part_of_the_loss_falls_on_the_layer_half_way(views: dict[str, float]) -> None:
+    plain = recipe(training=views)
+    network = SpeechNetwork(plain, 5)
+    losses = [
+        cost(recipe(training={"intermediate": share, **views}), network).true
+        for share in (0.25, 0.5)
+    ]
+    whole = cost(plain, network).true
+    assert losses[0] != whole
+    torch.testing.assert_close(losses[1] - whole, 2 * (losses[0] - whole))
+
+
+def test_blended_sums_keep_what_is_no_loss() -> None:
+    one, other = (
+        Sums(*map(torch.tensor, values)) for values in ((4.0, 1.0, 2, 3), (8.0, 9.0, 5, 6))
+    )
+    found = blended(one, other, 0.25)
+    assert found.true == 5.0 and (found.even, found.labels, found.frames) == (1.0, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "setting"),
+    [("classes", "augment.mixup=0.5"), ("words", "training.intermediate=0.3")],
+)
+def test_both_are_learnt_from(tokens: str, setting: str, write_recipe, tmp_path: Path) -> None:
+    changes = ["model.layers=2", "training.epochs=25", "training.batch=4", setting]
+    run = tmp_path / "run"
+    train(read_recipe(write_recipe(tokens), changes), run, device="cpu")
+    assert rows(run)[-1]["validation_error"] == 0
+    assert rows(run)[-1]["loss"] < rows(run)[0]["loss"] * 0.7
