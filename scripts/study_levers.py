@@ -57,6 +57,7 @@ STUDIES = {
             "training.validate_every=5",
         ),
         {
+            "PCEN in place of log-mels": ("features.kind=pcen",),
             "last state in place of attention": ("model.pooling=last", "model.attention_heads=1"),
             "mean of the states": ("model.pooling=mean", "model.attention_heads=1"),
             "one head of attention in place of four": ("model.attention_heads=1",),
@@ -86,6 +87,7 @@ STUDIES = {
         ROOT / "recipes" / "fsdd" / "single.yaml",
         ("data.validation_speakers=2", "training.epochs=30", "training.validate_every=5"),
         {
+            "PCEN in place of log-mels": ("features.kind=pcen",),
             "letters spelt freely (greedy)": ("decoding.decoder=greedy",),
             "GRU of as many parameters": ("model.cell=gru", "model.hidden=140"),
             "no layer norm": ("model.layer_norm=false",),

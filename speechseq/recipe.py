@@ -68,9 +68,10 @@ class DataSettings:
 class FeatureSettings:
     """Waveform to frames. Frequencies in hertz, durations in seconds.
 
-    `kind` is log_mel or mfcc. `fft_samples` 0 stands for the next power of two of the window.
-    `edge_seconds` of silence are put before and after each utterance, so that sounds cut at the
-    edge still have frames around them. `cmvn` is none, utterance or global.
+    `kind` is log_mel, mfcc or pcen (mel energies over their own past). `fft_samples` 0 stands for
+    the next power of two of the window. `edge_seconds` of silence are put before and after each
+    utterance, so that sounds cut at the edge still have frames around them. `cmvn` is none,
+    utterance or global.
     """
 
     kind: str = "log_mel"
@@ -288,7 +289,7 @@ def _plain(value: Any) -> Any:
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.tokens": ("characters", "words", "classes"),
-    "features.kind": ("log_mel", "mfcc"),
+    "features.kind": ("log_mel", "mfcc", "pcen"),
     "features.mel_scale": ("htk", "slaney"),
     "features.cmvn": ("none", "utterance", "global"),
     "model.front_end": ("none", "stack", "conv"),

@@ -20,6 +20,7 @@ from speechseq.training.features import (
     LogMel,
     add_deltas,
     masked_statistics,
+    pcen_smoothing,
     within,
 )
 
@@ -74,6 +75,29 @@ def test_mfccs_equal_librosas() -> None:
     np.testing.assert_allclose(
         run(FEATURES["mfcc"](own), clip)[0][0].numpy(), expected, rtol=1e-3, atol=1e-3
     )
+
+
+@pytest.mark.parametrize("hop_seconds", [0.01, 0.02])
+def test_pcen_equals_librosas(hop_seconds: float) -> None:
+    own = dataclasses.replace(SETTINGS, kind="pcen", hop_seconds=hop_seconds)
+    clip = torch.cat([noise(8000), 0.01 * noise(4000), 0.3 * noise(6000, seed=1)])
+    energies = np.exp(librosa_log_mels(clip.numpy(), own)).T
+    expected = librosa.pcen(
+        energies,
+        sr=own.rate,
+        hop_length=own.hop_samples,
+        eps=1e-12,
+        zi=(1 - pcen_smoothing(own)) * energies[:, :1],
+    )
+    found = run(FEATURES["pcen"](own), clip)[0][0].numpy()
+    np.testing.assert_allclose(found, expected.T, rtol=1e-3, atol=1e-3)
+
+
+def test_pcen_hears_the_same_at_any_level() -> None:
+    own = dataclasses.replace(SETTINGS, kind="pcen", floor=1e-10)
+    clip = noise(8000)
+    loud, quiet = (run(FEATURES["pcen"](own), x)[0] for x in (clip, 0.1 * clip))
+    assert (loud - quiet).abs().mean() < 0.1 * loud.abs().mean()
 
 
 def test_deltas_equal_librosas() -> None:

@@ -22,6 +22,7 @@ def carries_state(network: SpeechNetwork) -> bool:
     return (
         isinstance(network.head, CTCHead)
         and network.features.cmvn.kind != "utterance"
+        and network.features.settings.kind != "pcen"  # its past would have to go on, too
         and all(cast(RecurrentLayer, x).backward_cell is None for x in network.encoder.layers)
     )
 

@@ -1,4 +1,4 @@
-"""Waveforms to frames: log-mels, MFCCs, deltas, and mean and variance normalisation.
+"""Waveforms to frames: log-mels, MFCCs, PCEN, deltas, and mean and variance normalisation.
 
 Every module maps ``(batch, frames, dims)`` and integer lengths to the same, and what stands
 beyond an utterance's length never changes a frame within it.
@@ -6,6 +6,7 @@ beyond an utterance's length never changes a frame within it.
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, cast
 
@@ -118,6 +119,59 @@ class MFCC(nn.Module):
         return self.from_log_mels(log_mels), lengths
 
 
+class PCEN(nn.Module):
+    """Per-channel energy normalisation: mel energies over their own smoothed past, compressed.
+
+    ``(batch, samples) + lengths (batch,) -> (batch, frames, mels) + lengths``. The past begins as
+    if the first frame had always been there. Constants are those of `librosa.pcen`; energies are
+    floored as log-mels' are.
+
+    Source: Wang et al. 2017, Trainable frontend for robust and far-field keyword spotting;
+    constants: Lostanlen et al. 2019, Per-channel energy normalization: why and how.
+    """
+
+    def __init__(self, settings: FeatureSettings):
+        super().__init__()
+        self.log_mel = LogMel(settings)
+        self.dims = settings.mels
+        self.smoothing = pcen_smoothing(settings)
+
+    def log_mels(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log-mels (batch, frames, mels) the energies come from."""
+        return self.log_mel.log_mels(samples, lengths)
+
+    def from_log_mels(self, log_mels: Tensor) -> Tensor:
+        """Return the normalised energies (batch, frames, mels) of log-mels."""
+        energies = log_mels.exp()
+        first = energies[:, :1]
+        past = first + torchaudio.functional.lfilter(
+            (energies - first).transpose(1, 2),
+            log_mels.new_tensor([1.0, self.smoothing - 1]),
+            log_mels.new_tensor([self.smoothing, 0.0]),
+            clamp=False,
+        ).transpose(1, 2)
+        normalised = (log_mels - PCEN_GAIN * past.clamp(min=PCEN_LEAST).log()).exp()
+        return (normalised + PCEN_BIAS) ** PCEN_POWER - PCEN_BIAS**PCEN_POWER
+
+    def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        log_mels, lengths = self.log_mels(samples, lengths)
+        return self.from_log_mels(log_mels), lengths
+
+
+PCEN_GAIN, PCEN_BIAS, PCEN_POWER = 0.98, 2.0, 0.5
+PCEN_SECONDS = 0.4
+"""Time constant of the smoothed past."""
+
+PCEN_LEAST = 1e-12
+"""Smallest energy of the past; rounding could take it below the floor."""
+
+
+def pcen_smoothing(settings: FeatureSettings) -> float:
+    """Return the weight of the newest frame in the smoothed past, as `librosa.pcen` has it."""
+    hops = PCEN_SECONDS / settings.hop_seconds
+    return (math.sqrt(1 + 4 * hops**2) - 1) / (2 * hops**2)
+
+
 def add_deltas(frames: Tensor, lengths: Tensor, order: int) -> Tensor:
     """Append regression deltas up to `order`: (batch, frames, dims · (order + 1)).
 
@@ -221,5 +275,5 @@ class Features(nn.Module):
         return self.finish(log_mels, lengths), lengths
 
 
-FEATURES: dict[str, Any] = {"log_mel": LogMel, "mfcc": MFCC}
+FEATURES: dict[str, Any] = {"log_mel": LogMel, "mfcc": MFCC, "pcen": PCEN}
 """Feature modules by the name recipes give them; each also has `log_mels` and `from_log_mels`."""

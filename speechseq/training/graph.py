@@ -24,7 +24,17 @@ from speechseq.training.encoder import (
     SpeechNetwork,
     Stack,
 )
-from speechseq.training.features import LEAST_DEVIATION, LogMel, delta_kernel
+from speechseq.training.features import (
+    LEAST_DEVIATION,
+    MFCC,
+    PCEN,
+    PCEN_BIAS,
+    PCEN_GAIN,
+    PCEN_LEAST,
+    PCEN_POWER,
+    LogMel,
+    delta_kernel,
+)
 from speechseq.training.nodes import Graph
 
 FEATURE_NODES = "features"
@@ -103,10 +113,12 @@ def _waves(graph: Graph, settings: FeatureSettings, window: Tensor) -> str:
 
 
 def _finish(graph: Graph, network: SpeechNetwork, frames: str, lengths: str) -> str:
-    """DCT, deltas and CMVN, as `Features.finish`."""
+    """DCT or PCEN, deltas and CMVN, as `Features.finish`."""
     features = network.features
-    if features.settings.kind == "mfcc":
+    if isinstance(features.base, MFCC):
         frames = graph.add("MatMul", frames, graph.constant(features.base.dct))
+    if isinstance(features.base, PCEN):
+        frames = _pcen(graph, features.base, frames)
     parts = [frames]
     for _ in range(features.settings.deltas):
         parts.append(_delta(graph, parts[-1], lengths, features.base.dims))
@@ -117,6 +129,33 @@ def _finish(graph: Graph, network: SpeechNetwork, frames: str, lengths: str) -> 
         centred = graph.add("Sub", frames, graph.constant(cmvn.mean))
         return graph.add("Div", centred, graph.constant(cmvn.deviation))
     return _normalise_utterance(graph, frames, lengths) if cmvn.kind == "utterance" else frames
+
+
+def _pcen(graph: Graph, pcen: PCEN, log_mels: str) -> str:
+    """Normalise energies by their past: smoothing is a recurrent layer of an affine cell."""
+    energies = graph.add("Exp", log_mels)
+    start = graph.constant([0]), graph.constant([1]), graph.constant([1])
+    first = graph.add("Slice", energies, *start)
+    differences = graph.add("Transpose", graph.add("Sub", energies, first), perm=[1, 0, 2])
+    newest, kept = (torch.eye(pcen.dims)[None] * x for x in (pcen.smoothing, 1 - pcen.smoothing))
+    smoothed = graph.add(
+        "RNN",
+        differences,
+        graph.constant(newest),
+        graph.constant(kept),
+        hidden_size=pcen.dims,
+        activations=["Affine"],
+        activation_alpha=[1.0],
+        activation_beta=[0.0],
+    )
+    smoothed = graph.add("Squeeze", smoothed, graph.constant([1]))
+    past = graph.add("Add", first, graph.add("Transpose", smoothed, perm=[1, 0, 2]))
+    past = graph.add("Log", graph.add("Max", past, graph.constant(PCEN_LEAST)))
+    gains = graph.add("Mul", past, graph.constant(PCEN_GAIN))
+    normalised = graph.add("Exp", graph.add("Sub", log_mels, gains))
+    raised = graph.add("Add", normalised, graph.constant(PCEN_BIAS))
+    compressed = graph.add("Pow", raised, graph.constant(PCEN_POWER))
+    return graph.add("Sub", compressed, graph.constant(PCEN_BIAS**PCEN_POWER))
 
 
 def _delta(graph: Graph, frames: str, lengths: str, dims: int) -> str:
