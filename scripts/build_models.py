@@ -56,6 +56,7 @@ SOURCES = {
     "digits": Source("fsdd/digits", "test"),
     "commands-en": Source("speech_commands/nine_classes", "canonical-test"),
     "commands-ar": Source("arabic_speech_commands/commands", "validation"),
+    "commands-ar-small": Source("arabic_speech_commands/small", "validation"),
     "commands-ar-tiny": Source("arabic_speech_commands/tiny", "validation"),
     "an4": Source("an4/final", int8=True),
 }
