@@ -43,7 +43,7 @@ def load_split(settings: DataSettings, split: str, seed: int) -> list[Utterance]
     if split in ("train", settings.train_split):
         return training_splits(settings, seed)[0]
     if split in ("validation", settings.validation_split):
-        return training_splits(settings, seed)[1]
+        return own_splits(settings, seed)[1]
     corpus = choose(CORPORA, settings.corpus, "data.corpus")
     split = settings.test_split if split == "test" else split
     return corpus.utterances(split, root=settings.root, **corpus_options(corpus, settings))
@@ -63,7 +63,20 @@ def _unpacked_split(settings: DataSettings, split: str) -> list[Utterance]:
 
 
 def training_splits(settings: DataSettings, seed: int) -> tuple[list[Utterance], list[Utterance]]:
-    """List the training and the validation utterances.
+    """List the training and the validation utterances; training hears other corpora, too.
+
+    Raises:
+        UsageError: an unknown corpus.
+        DataError: a corpus or a split is not there, or holds too little to take a part out of.
+    """
+    train, held = own_splits(settings, seed)
+    train = first_of_each_text(train, settings.clips_per_class, seed)
+    train = train + same_words(train, settings)
+    return train + other_speech(train, settings, seed), held
+
+
+def own_splits(settings: DataSettings, seed: int) -> tuple[list[Utterance], list[Utterance]]:
+    """List the training and the validation utterances of the recipe's own corpus.
 
     Raises:
         DataError: the corpus or a split is not there, or holds too little to take a part out of.
@@ -75,10 +88,7 @@ def training_splits(settings: DataSettings, seed: int) -> tuple[list[Utterance],
     if not train:
         raise DataError(f"data.train_split: {corpus.name} has no {settings.train_split!r} here")
     held = [u for u in found if u.split == settings.validation_split]
-    train, held = _parted(train, held, corpus, settings, seed)
-    train = first_of_each_text(train, settings.clips_per_class, seed)
-    train = train + same_words(train, settings)
-    return train + other_speech(train, settings, seed), held
+    return _parted(train, held, corpus, settings, seed)
 
 
 def _parted(

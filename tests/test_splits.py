@@ -344,6 +344,16 @@ def test_same_words_join_training_alone(around: Path) -> None:
     assert [u.text for u in more if u not in plain] == ["yes"] * 3 and len(more) == len(plain) + 3
 
 
+def test_validation_needs_no_other_corpus(around: Path) -> None:
+    settings = DataSettings(
+        corpus="speech_commands", words=("yes", "no"), same_words=("an4",), others=("an4",)
+    )
+    with pytest.raises(DataError, match="an4: not found"):
+        load_split(settings, "train", 0)
+    held = load_split(settings, "validation", 0)
+    assert held == training_splits(dataclasses.replace(settings, same_words=(), others=()), 0)[1]
+
+
 def test_other_speech_follows_from_the_seed(around: Path) -> None:
     one, again, other = (other_speech(words(9), others(*OTHERS), seed) for seed in (0, 0, 1))
     assert one == again != other
