@@ -178,7 +178,8 @@ class AugmentSettings:
     (classes only); 0 mixes none. `shift_seconds` moves an
     utterance either way inside its length. `noise_probability` of the
     utterances get noise at a level between `noise_low_db` and `noise_high_db` signal-to-noise
-    ratio: made noise, and the corpus' own recordings where it has any. `gain_db` is the
+    ratio: made noise, and the corpus' own recordings where it has any. `noise_alone` adds so many
+    examples for each example that are noise and no text (CTC only). `gain_db` is the
     largest change of level either way. Masks are SpecAugment's; their width in time is seconds.
     """
 
@@ -197,6 +198,7 @@ class AugmentSettings:
     noise_probability: float = 0.0
     noise_low_db: float = 5.0
     noise_high_db: float = 30.0
+    noise_alone: float = 0.0
     frequency_masks: int = 0
     frequency_mask_width: int = 8
     time_masks: int = 0
@@ -342,6 +344,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "augment.noise_probability": (0.0, 1.0),
     "augment.noise_low_db": (-40.0, 100.0),
     "augment.noise_high_db": (-40.0, 100.0),
+    "augment.noise_alone": (0.0, 1.0),
     "augment.frequency_masks": (0, 32),
     "augment.frequency_mask_width": (1, 512),
     "augment.time_masks": (0, 32),
@@ -483,6 +486,11 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield "augment.join makes strings, which need model.head ctc; set it to 1"
     if augment.splice and model.head != "classify":
         yield "augment.splice makes clips of no class, which need model.head classify; set it to 0"
+    if augment.noise_alone and (model.head != "ctc" or not augment.noise_probability):
+        yield (
+            "augment.noise_alone needs model.head ctc and augment.noise_probability above 0; "
+            "set it to 0"
+        )
     if augment.mixup and model.head != "classify":
         yield "augment.mixup mixes classes, which need model.head classify; set it to 0"
     if not augment.speeds or not all(0.25 <= speed <= 4 for speed in augment.speeds):

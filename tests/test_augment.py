@@ -10,10 +10,12 @@ import pytest
 import torch
 from conftest import tone
 from hypothesis import given
+from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from speechseq.recipe import AugmentSettings, FeatureSettings
 from speechseq.training.augment import (
+    ALONE_SECONDS,
     FILTER_BANDS,
     FILTER_DB,
     LOG_PER_DECIBEL,
@@ -22,6 +24,7 @@ from speechseq.training.augment import (
     coloured_noise,
     join,
     mix_noise,
+    noise_alone,
     put_margins,
     random_filter,
     reverberate,
@@ -439,3 +442,21 @@ def test_the_vocal_tract_moves_formants_and_not_the_tempo(factor: float) -> None
     assert abs(int(warped[25].argmax()) - int(expected[25].argmax())) <= 1
     if factor == 1.0:
         np.testing.assert_allclose(warped, frames, atol=1e-4)
+
+
+@given(st.integers(0, 200), st.integers(1, 400))
+@limits(deadline=None, max_examples=40)
+def test_noise_alone_is_of_any_level_and_length(seed: int, size: int) -> None:
+    features = dataclasses.replace(FEATURES, edge_seconds=0.03)
+    noise = np.full((size, 20), -7.0, np.float32)
+    found = noise_alone(noise, features, rng(seed))
+    assert found.dtype == np.float32 and (found >= FLOOR - 1e-3).all()
+    seconds = len(found) * features.hop_seconds
+    assert ALONE_SECONDS[0] <= seconds <= ALONE_SECONDS[1] + 0.1
+    assert (found[:3] == FLOOR).all() and (found[-3:] == FLOOR).all()
+
+
+def test_noise_alone_spreads_over_its_levels() -> None:
+    noise = np.full((50, 20), -4.0, np.float32)
+    levels = [float(noise_alone(noise, FEATURES, rng(seed)).mean()) for seed in range(60)]
+    assert min(levels) < -11 and max(levels) > -4

@@ -67,6 +67,28 @@ def training_data(sizes: Sequence[int], made: Recipe, **more: object) -> Trainin
     return TrainingData(utterances, log_mels(sizes, speeds), labels, [], made, **more)
 
 
+def test_noise_alone_stands_among_the_examples_as_no_text() -> None:
+    made = recipe(
+        training={"batch": 4},
+        augment={"noise_alone": 0.25, "noise_probability": 0.5, "join": 2},
+    )
+    data = dataclasses.replace(
+        training_data([9] * 40, made), noises=[np.full((30, 4), -3.0, np.float32)]
+    )
+    plan = data.epoch(0)
+    examples = [example for chunk in plan for example in chunk]
+    spoken = [example for example in examples if example]
+    assert sorted(n for example in spoken for n, _ in example) == list(range(40))
+    assert len(examples) - len(spoken) == round(0.25 * len(spoken)) > 0
+    number, chunk = next((n, chunk) for n, chunk in enumerate(plan) if [] in chunk)
+    batch = data.batch(chunk, 0, number, range(len(chunk)))
+    for row, example in enumerate(chunk):
+        assert batch.label_lengths[row] == len(example)
+        if not example:
+            assert batch.log_mels[row].max() > np.log(made.features.floor)
+    assert len(batch.utterances) == sum(map(len, chunk))
+
+
 @settings(deadline=None)
 @given(
     st.lists(st.integers(1, 50), min_size=1, max_size=60),

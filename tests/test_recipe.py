@@ -267,6 +267,11 @@ CONTRADICTIONS = [
         "augment.splice makes clips of no class, which need model.head classify; set it to 0",
     ),
     (
+        "augment: {noise_alone: 0.1}",
+        "augment.noise_alone needs model.head ctc and augment.noise_probability above 0; "
+        "set it to 0",
+    ),
+    (
         "augment: {mixup: 0.2}",
         "augment.mixup mixes classes, which need model.head classify; set it to 0",
     ),

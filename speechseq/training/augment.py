@@ -35,6 +35,10 @@ FILTER_DB = 5.0
 FILTER_BANDS = 6
 """Standard deviation of the gains that noise gets before it is mixed in, over so many bands."""
 
+ALONE_SECONDS = (0.5, 4.0)
+ALONE_DB = (-50.0, 10.0)
+"""How long, and how much louder than its own level, noise is without speech."""
+
 LEAST_REVERBERATION_SECONDS = 0.05
 """Reverberation time of the driest room."""
 
@@ -204,6 +208,19 @@ def mix_noise(
     stretch = np.take(noise, np.arange(start, start + len(log_mels)), axis=0, mode="wrap")
     level = _level(log_mels) - _level(stretch) - ratio_db * LOG_PER_DECIBEL
     return np.logaddexp(log_mels, stretch + level)
+
+
+def noise_alone(
+    noise: np.ndarray, features: FeatureSettings, rng: np.random.Generator
+) -> np.ndarray:
+    """Return a stretch of noise with no speech in it, at any level: (frames, mels)."""
+    frames = features.frames(round(rng.uniform(*ALONE_SECONDS) * features.rate))
+    silence = np.full((frames, features.mels), np.log(features.floor), np.float32)
+    start = rng.integers(0, len(noise))
+    stretch = np.take(noise, np.arange(start, start + frames), axis=0, mode="wrap")
+    stretch = stretch + random_filter(features.mels, rng)
+    level = np.float32(rng.uniform(*ALONE_DB) * LOG_PER_DECIBEL)
+    return silence_edges(np.logaddexp(silence, stretch + level), features)
 
 
 def random_filter(mels: int, rng: np.random.Generator) -> np.ndarray:

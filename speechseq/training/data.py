@@ -25,11 +25,13 @@ from speechseq.manifest import NOISE_TRAINING_SHARE, Corpus, Utterance, read_utt
 from speechseq.recipe import FeatureSettings, Recipe
 from speechseq.recogniser import pad
 from speechseq.training.augment import (
+    ALONE_SECONDS,
     NOISE_TILTS,
     augment,
     change_speed,
     coloured_noise,
     join,
+    noise_alone,
     splice,
     uneven_noise,
 )
@@ -325,7 +327,8 @@ class TrainingData:
             size = int(rng.integers(1, self.recipe.augment.join + 1))
             examples.append(pairs[:size])
             pairs = pairs[size:]
-        return examples + self._splices(chosen, rng)
+        alone = round(self.recipe.augment.noise_alone * len(examples))
+        return examples + self._splices(chosen, rng) + [[] for _ in range(alone)]
 
     def _splices(self, chosen: np.ndarray, rng: np.random.Generator) -> list[Example]:
         """Pair utterances of two different words, to be spliced to clips of none."""
@@ -339,6 +342,9 @@ class TrainingData:
         return [[tuple(pair) for pair in example] for example in pairs[different].tolist()]
 
     def _frames(self, example: Example) -> int:
+        """Return how long an example is, or for noise alone may be; gaps are left out."""
+        if not example:
+            return self.recipe.features.frames(round(ALONE_SECONDS[1] * self.recipe.features.rate))
         total = sum(int(self.log_mels.lengths[pair]) for pair in example)
         return total // 2 if self._is_splice(example) else total
 
@@ -348,6 +354,8 @@ class TrainingData:
 
     def _clip(self, example: Example, rng: np.random.Generator) -> np.ndarray:
         features, settings = self.recipe.features, self.recipe.augment
+        if not example:
+            return noise_alone(self.noises[int(rng.integers(len(self.noises)))], features, rng)
         pieces = [self.log_mels.clip(*pair) for pair in example]
         if self._is_splice(example):
             pieces = [splice(*pieces)]

@@ -291,6 +291,7 @@ NOT_STREAMED = (
     ("data", "same_words"),
     ("data", "clips_per_class"),
     ("augment", "splice"),
+    ("augment", "noise_alone"),
     ("training", "logit_adjustment"),
 )
 """Settings that need the list of all utterances."""
