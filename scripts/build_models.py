@@ -53,7 +53,7 @@ class Source:
 
 
 SOURCES = {
-    "digits": Source("fsdd/digits", "test"),
+    "digits": Source("fsdd/digits_in_noise", "test"),
     "commands-en": Source("speech_commands/nine_classes", "canonical-test"),
     "commands-ar": Source("arabic_speech_commands/commands", "validation"),
     "commands-ar-small": Source("arabic_speech_commands/small", "validation"),

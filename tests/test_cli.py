@@ -519,7 +519,7 @@ def test_data_are_listed(
     code, out, err = call("data", "list")
     assert (code, err) == (0, "")
     rows = {line.split("\t")[0]: line.split("\t") for line in out.splitlines()}
-    assert len(rows) == 12
+    assert len(rows) == 13
     assert rows["fsdd"][2:] == ["train test", "CC BY-SA 4.0", str(corpus)]
     assert rows["an4"][4] == "not here"
     assert rows["jsonl"][2:] == ["your own", "", ""]

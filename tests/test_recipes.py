@@ -30,7 +30,8 @@ SMALL = (
 LAYOUT_HAS = {
     "an4": ["data.validation_speakers=1"],
     "arabic_speech_commands": ["training.teacher=''"],
-    "speech_commands": ["data.words=['yes', 'no']", "data.others=[]"],
+    "fsdd": ["data.same_words=[]"],
+    "speech_commands": ["data.words=['yes', 'no']", "data.others=[]", "data.same_words=[]"],
 }
 """What the small trees of layouts.py have instead of what a recipe asks for."""
 
