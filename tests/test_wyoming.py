@@ -601,7 +601,7 @@ def test_others_are_let_in_only_when_that_is_said(refuses: Fails) -> None:
     ["", "tcp://", "tcp://h", "tcp://h:port", "tcp://h:70000", "tcp://:1", "unix://", "unix://a/b",
      "http://h:1", "10300", "tcp://[::1:1"],
 )  # fmt: skip
-def test_an_address_that_is_none_is_refuses(refuses: Fails, uri: str) -> None:
+def test_an_address_that_is_none_is_refused(refuses: Fails, uri: str) -> None:
     assert "not understood; give tcp://HOST:PORT" in refuses(2, "--uri", uri)
 
 
