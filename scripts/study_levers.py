@@ -99,6 +99,7 @@ STUDIES = {
             "vocal-tract warps of 12 % in place of 6": ("augment.vocal_tract=0.12",),
             "reverberation": ("augment.reverberation_probability=0.3",),
             "strings of one": ("augment.join=1",),
+            "up to 60 ms cut off the ends": ("augment.cut_seconds=0.06",),
             "batches of 8 in place of 16": ("training.batch=8",),
             "batches of 32": ("training.batch=32",),
             "no averaged weights": ("training.ema=0",),

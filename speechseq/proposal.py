@@ -109,7 +109,12 @@ def propose(place: Path, name: str, base: str = "") -> Proposal:
         "augment": _augment(classes),
         "training": _training(len(train), seconds, classes, base),
     }
-    if not classes and len({w for u in train for w in u.text.split()}) <= MOST_LEXICON_WORDS:
+    if classes:
+        longest = sorted(u.duration for u in train)[len(train) * 9 // 10]
+        sections["decoding"] = {
+            "clip_seconds": (round(max(longest, 0.5), 1), "what listen hears at a time")
+        }
+    elif len({w for u in train for w in u.text.split()}) <= MOST_LEXICON_WORDS:
         sections["decoding"] = {
             "decoder": ("lexicon", "the words of the training texts and no others")
         }

@@ -40,7 +40,8 @@ class DataSettings:
     With `corpus: shards` training streams, and holds `buffer_utterances` at a time to mix them.
     `others` are corpora whose training speech is to be recognised as none of the words: as the
     class `_unknown_`, or as no text; so many of their clips as make `others_share` of all.
-    `same_words` are corpora whose training clips of the very same texts are learnt from, too.
+    `same_words` are corpora whose training speech is learnt from, too, where it is of the same
+    classes, or of no other words.
     `clips_per_class` takes no more than so many training clips of each text; 0 takes all.
     """
 
@@ -169,7 +170,8 @@ class AugmentSettings:
     `speeds` are playback factors, one cached copy each. `vocal_tract` is the largest share by
     which a speaker's formants are moved up or down, the tempo staying as it is. `join` strings up
     to so many utterances together (CTC only) with gaps of up to `join_gap_seconds`, or overlaps of
-    up to `join_overlap_seconds`. Up to `margin_seconds` of silence are put before and behind.
+    up to `join_overlap_seconds`. Half of the ends lose up to `cut_seconds` of their sound, a tenth
+    of the clip at most. Up to `margin_seconds` of silence are put before and behind.
     `reverberation_probability` of the utterances sound as in a room, whose reverberation time is
     up to `reverberation_seconds`.
     `splice` adds so many examples for each utterance that are none of the words: the first half of
@@ -190,6 +192,7 @@ class AugmentSettings:
     join_overlap_seconds: float = 0.0
     splice: float = 0.0
     mixup: float = 0.0
+    cut_seconds: float = 0.0
     margin_seconds: float = 0.0
     reverberation_probability: float = 0.0
     reverberation_seconds: float = 0.6
@@ -258,11 +261,13 @@ class DecodingSettings:
 
     `decoder` greedy takes the best token of every frame; lexicon, for characters, spells the words
     of the training texts and no others. Words of less than `least_confidence` are left out; a class
-    of less is `_unknown_`, where the model has that.
+    of less is `_unknown_`, where the model has that. A classifier hears `clip_seconds` of a stream
+    at a time, which is about as long as the clips it was trained on.
     """
 
     decoder: str = "greedy"
     least_confidence: float = 0.0
+    clip_seconds: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -336,6 +341,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "augment.join_overlap_seconds": (0.0, 1.0),
     "augment.splice": (0.0, 1.0),
     "augment.mixup": (0.0, 100.0),
+    "augment.cut_seconds": (0.0, 1.0),
     "augment.margin_seconds": (0.0, 10.0),
     "augment.reverberation_probability": (0.0, 1.0),
     "augment.reverberation_seconds": (0.05, 10.0),
@@ -368,6 +374,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "training.validate_every": (1, 100_000),
     "training.keep_checkpoints": (1, 1000),
     "decoding.least_confidence": (0.0, 1.0),
+    "decoding.clip_seconds": (0.2, 10.0),
 }
 """The least and the greatest value of each number."""
 

@@ -36,6 +36,7 @@ from speechseq.recognition import Recognition as Recognition
 from speechseq.recognition import Word as Word
 from speechseq.recognition import WordFinder, frame_seconds, text_of
 from speechseq.segments import Confidence, Segment, Segmenter
+from speechseq.spotting import Spotter
 from speechseq.stream_frames import LATENCY_MS, CarriedFrames, Frames, HearOn, State, frames_within
 from speechseq.streaming import Settler, Stream
 from speechseq.tokens import UNKNOWN, Vocabulary
@@ -105,7 +106,7 @@ class Recogniser:
 
     @property
     def streams(self) -> bool:
-        """Whether this model can recognise while somebody speaks: see `stream`."""
+        """Whether this model gives frames while somebody speaks: see `stream_frames`."""
         return self.vocabulary.is_sequence and self.recipe.features.cmvn != "utterance"
 
     def transcribe(
@@ -179,19 +180,22 @@ class Recogniser:
                 duration=(segment.last - segment.first) * self.frame_seconds,
             )
 
-    def stream(self, *, latency_ms: float = LATENCY_MS) -> Stream:
+    def stream(self, *, latency_ms: float = LATENCY_MS) -> Stream | Spotter:
         """Return what recognises mono samples at `rate` as they come.
 
         What it says is sure, and never changes; of the frames it is made of, each is sure at most
         `latency_ms` after it was spoken, for so much audio behind it a network of two directions
         may hear: the more, the fewer errors, and with `inf` it hears all and errs as `transcribe`.
         A network of one direction hears but what its front end needs (see `reach`), and gives the
-        same frames as `transcribe`.
+        same frames as `transcribe`. A classifier spots its words among other sounds: it hears
+        `decoding.clip_seconds` again and again, whatever the latency.
 
         Raises:
-            UsageError: the latency is no time, the model is a classifier, or it normalises whole
-                utterances.
+            UsageError: the latency is no time, or the model normalises whole utterances.
         """
+        _check_latency(latency_ms)
+        if not self.vocabulary.is_sequence:
+            return Spotter(self._classify, self.vocabulary, self.recipe)
         frames = self.stream_frames(latency_ms=latency_ms)
         settler = Settler(self.vocabulary, self._decode, self.frame_seconds, freely=self._freely)
         return Stream(frames, settler, self._words, self.rate)
@@ -202,10 +206,9 @@ class Recogniser:
         Raises:
             UsageError: as `stream`.
         """
-        if not latency_ms >= 0:
-            raise UsageError(f"latency {latency_ms:g}: milliseconds, 0 or more, go here")
+        _check_latency(latency_ms)
         if not self.vocabulary.is_sequence:
-            raise UsageError("stream: a classifier hears wholes; use transcribe")
+            raise UsageError("stream: a classifier gives no frames; use stream or transcribe")
         if not self.streams:
             raise UsageError("stream: features.cmvn utterance needs the whole; use transcribe")
         if self.hear_on:
@@ -244,6 +247,10 @@ class Recogniser:
             self._recognition(log_probs[row, :size], len(clip) / self.rate)
             for row, (clip, size) in enumerate(zip(clips, frames, strict=True))
         ]
+
+    def _classify(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the probabilities (clips, classes) of clips of equal length."""
+        return np.exp(self.network(*pad(clips))[0][:, 0])
 
     def _hear(self, samples: np.ndarray) -> np.ndarray:
         """Return the log-probabilities (frames, tokens) of samples (samples,), however many."""
@@ -318,6 +325,11 @@ class Recogniser:
         if not sure and UNKNOWN in self.vocabulary.tokens:
             label = UNKNOWN
         return (Word(label, 0.0, duration, hypothesis.confidence),)
+
+
+def _check_latency(latency_ms: float) -> None:
+    if not latency_ms >= 0:
+        raise UsageError(f"latency {latency_ms:g}: milliseconds, 0 or more, go here")
 
 
 def by_length(sizes: Mapping[int, int], most: int) -> Iterator[list[int]]:

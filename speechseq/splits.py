@@ -155,21 +155,25 @@ def first_of_each_text(utterances: Sequence[Utterance], most: int, seed: int) ->
 
 
 def same_words(utterances: Sequence[Utterance], settings: DataSettings) -> list[Utterance]:
-    """List what other corpora have, for training, of the very texts of `utterances`.
+    """List what other corpora have, for training, in the words of `utterances`.
 
-    None is longer than the longest of `utterances`.
+    Of classes, the whole text is the word. None is longer than the longest of `utterances`.
 
     Raises:
         UsageError: an unknown corpus.
         DataError: a corpus is not here.
     """
-    texts = {u.text for u in utterances}
+
+    def words(text: str) -> list[str]:
+        return [text] if settings.tokens == "classes" else text.split()
+
+    known = {word for u in utterances for word in words(u.text)}
     longest = max(u.duration for u in utterances)
     return [
         u
         for name in settings.same_words
         for u in _training_speech(name, "data.same_words")
-        if u.text in texts and u.duration <= longest
+        if known.issuperset(words(u.text)) and u.duration <= longest
     ]
 
 

@@ -22,6 +22,7 @@ from speechseq.training.augment import (
     augment,
     change_speed,
     coloured_noise,
+    cut_ends,
     join,
     mix_noise,
     noise_alone,
@@ -183,6 +184,25 @@ def test_margins_are_silence_around(size: int, before: int, behind: int) -> None
     np.testing.assert_array_equal(wide[before : before + size], clip)
     around = np.concatenate([wide[:before], wide[before + size :]])
     np.testing.assert_allclose(around, FLOOR, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "seconds"), [(60, 0.05), (60, 0.2), (9, 0.1)])
+def test_ends_lose_a_tenth_at_most_and_keep_their_silence(size: int, seconds: float) -> None:
+    features = dataclasses.replace(FEATURES, edge_seconds=0.1)
+    edge = features.edge_samples // features.hop_samples
+    sound = np.arange(size, dtype=np.float32)[:, None] + np.zeros(20, np.float32)
+    clip = put_margins(sound, features, edge, edge)
+    chance, lost = rng(3), []
+    for _ in range(100):
+        cut = cut_ends(clip, features, seconds, chance)
+        np.testing.assert_array_equal(cut[:edge], clip[:edge])
+        np.testing.assert_array_equal(cut[len(cut) - edge :], clip[:edge])
+        kept = cut[edge : len(cut) - edge, 0]
+        assert (np.diff(kept) == 1).all()
+        lost.append((kept[0], size - 1 - kept[-1]))
+    most = min(round(seconds / features.hop_seconds), size // 10)
+    assert np.min(lost, axis=0).tolist() == [0, 0]
+    assert np.max(lost, axis=0).tolist() == [most, most]
 
 
 def test_margins_are_drawn_for_both_ends_up_to_their_longest() -> None:

@@ -46,6 +46,10 @@ def test_all_of_a_file_is_heard_first(call: Call) -> None:
     assert call("listen", SAMPLE, "--fast", "--latency", "inf") == (0, expected, "")
 
 
+def test_a_classifier_says_nothing_where_there_are_none_of_its_words(call: Call) -> None:
+    assert call("listen", SAMPLE, "--fast", "-m", "commands-en") == (0, "", "")
+
+
 def test_a_file_is_heard_in_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now, slept = [100.0], []
 
@@ -75,7 +79,11 @@ def test_a_file_is_heard_in_its_own_time(monkeypatch: pytest.MonkeyPatch) -> Non
         ([SAMPLE, "--latency", "-1"], 2, "latency -1: milliseconds, 0 or more, go here"),
         ([SAMPLE, "--latency", "nan"], 2, "latency nan: milliseconds, 0 or more, go here"),
         ([SAMPLE, "--latency", "soon"], 2, "argument --latency: invalid float value: 'soon'"),
-        ([SAMPLE, "-m", "commands-en"], 2, "stream: a classifier hears wholes; use transcribe"),
+        (
+            [SAMPLE, "-m", "an4"],
+            2,
+            "stream: features.cmvn utterance needs the whole; use transcribe",
+        ),
         (["nothing.wav"], 1, "nothing.wav: no such file; check the name"),
         ([SAMPLE, "more.wav"], 2, "unknown argument more.wav"),
     ],

@@ -118,7 +118,7 @@ def test_aliases_of_yaml_work(recipe) -> None:
         ("modle: {}", "unknown key 'modle'; did you mean 'model'?"),
         ("model: {hiden: 3}", "unknown key 'model.hiden'; did you mean 'hidden'?"),
         ("zzz: 1", "unknown key 'zzz'; choose from augment, data, decoding, features, model,"),
-        ("decoding: {x: 1}", "unknown key 'decoding.x'; choose from decoder"),
+        ("decoding: {x: 1}", "unknown key 'decoding.x'; choose from clip_seconds, decoder"),
         ("5: 1", "unknown key '5'; choose from"),
         ("model: {null: 1}", "unknown key 'model.None'"),
         ('"a\\nb": 1', r"unknown key 'a\nb'"),

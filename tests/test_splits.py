@@ -336,6 +336,16 @@ def test_same_words_are_learnt_from_under_their_own_text(around: Path) -> None:
     assert same_words(own, DataSettings()) == []
 
 
+@pytest.mark.parametrize(("tokens", "found"), [("characters", 9), ("classes", 0)])
+def test_sentences_in_known_words_are_learnt_from_where_texts_are_spelt(
+    around: Path, tokens: str, found: int
+) -> None:
+    settings = DataSettings(tokens=tokens, same_words=("librispeech",))
+    own = [*words(2, "yes the", 1.5), *words(2, "cat's", 1.5)]
+    assert [u.text for u in same_words(own, settings)] == ["the cat's yes"] * found
+    assert same_words(own[:2], settings) == [], "a word is not known"
+
+
 def test_same_words_join_training_alone(around: Path) -> None:
     settings = DataSettings(corpus="speech_commands", words=("yes", "no"))
     plain, held = training_splits(settings, 0)

@@ -336,11 +336,13 @@ def test_what_cannot_stream_says_so() -> None:
     classifier = Recogniser(lambda x, n: (x, n), Vocabulary("classes", ("a", "b")), classes)
     for recogniser, why in ((plain, "cmvn utterance"), (classifier, "a classifier")):
         assert not recogniser.streams
-        with pytest.raises(UsageError, match=f"{why}.*; use transcribe"):
-            recogniser.stream()
-    for wrong in (-1.0, math.nan):
+        with pytest.raises(UsageError, match=f"{why}.* transcribe"):
+            recogniser.stream_frames()
+    with pytest.raises(UsageError, match="cmvn utterance"):
+        plain.stream()
+    for recogniser, wrong in itertools.product((load("digits"), classifier), (-1.0, math.nan)):
         with pytest.raises(UsageError, match="milliseconds, 0 or more, go here"):
-            load("digits").stream(latency_ms=wrong)
+            recogniser.stream(latency_ms=wrong)
     with pytest.raises(AudioError, match="mono samples"):
         load("digits").stream().hear(np.zeros((2, 2), np.float32))
 

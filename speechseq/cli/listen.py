@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from speechseq.recogniser import Recogniser
+    from speechseq.spotting import Spotter
     from speechseq.streaming import Stream
 
 HELP = "text while somebody speaks"
@@ -37,7 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--latency",
         type=float,
         metavar="MS",
-        help="hear so much behind a frame, the more the fewer errors; inf: all of FILE",
+        help=(
+            "audio to wait for after each frame before its output is final (default: 500); inf: "
+            "all of FILE. One-directional models and classifiers do not ask for it"
+        ),
     )
     parser.add_argument("--input", metavar="NAME", help="microphone, by name or number")
     parser.add_argument("--fast", action="store_true", help="hear FILE as fast as can be")
@@ -63,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
         listen(stream, _of_file(arguments.file, recogniser, arguments.fast))
 
 
-def listen(stream: Stream, blocks: Iterable[np.ndarray]) -> None:
+def listen(stream: Stream | Spotter, blocks: Iterable[np.ndarray]) -> None:
     """Print what a stream hears in blocks (samples,): to their end, or until interrupted."""
     page = Page()
     looked = 0.0

@@ -23,6 +23,7 @@ from speechseq.server.limits import Limits
 from speechseq.server.refusal import Refusal, failure
 from speechseq.server.service import Service
 from speechseq.server.sound import PCM_BYTES, read_pcm, too_long
+from speechseq.spotting import Spotter
 from speechseq.streaming import Resampler, Stream
 
 RATES = (8000, 48000)
@@ -101,7 +102,7 @@ class Utterance:
             return Recognition("", (), 1.0, 0.0)
         return await self._service.recognise(recogniser, samples)
 
-    def _go_on(self, stream: Stream, pcm: bytes) -> Recognition:
+    def _go_on(self, stream: Stream | Spotter, pcm: bytes) -> Recognition:
         stream.hear(self._resample(read_pcm(pcm, self._start.rate, self._start.rate)))
         return stream.so_far()
 

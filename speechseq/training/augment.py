@@ -101,6 +101,21 @@ def join(
     return joined
 
 
+def cut_ends(
+    log_mels: np.ndarray, features: FeatureSettings, seconds: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Take up to so many seconds of sound off half of the ends of (frames, mels), by chance.
+
+    It is a tenth of the sound at most; the silence that the clip carries at its edges stays.
+    """
+    edge = features.edge_samples // features.hop_samples
+    sound = len(log_mels) - 2 * edge
+    most = min(round(seconds / features.hop_seconds), sound // 10)
+    before, behind = rng.integers(-most, most + 1, size=2).clip(0).tolist()
+    kept = log_mels[edge + before : edge + sound - behind]
+    return np.concatenate([log_mels[:edge], kept, log_mels[edge + sound :]])
+
+
 def splice(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return the first half of one clip's log-mels and the second half of the other's.
 

@@ -30,6 +30,7 @@ from speechseq.training.augment import (
     augment,
     change_speed,
     coloured_noise,
+    cut_ends,
     join,
     noise_alone,
     splice,
@@ -359,6 +360,8 @@ class TrainingData:
         pieces = [self.log_mels.clip(*pair) for pair in example]
         if self._is_splice(example):
             pieces = [splice(*pieces)]
+        if settings.cut_seconds:
+            pieces = [cut_ends(piece, features, settings.cut_seconds, rng) for piece in pieces]
         reach = round(settings.join_gap_seconds / features.hop_seconds)
         overlap = round(settings.join_overlap_seconds / features.hop_seconds)
         gaps = rng.integers(-overlap, reach + 1, size=len(pieces) - 1).tolist()
