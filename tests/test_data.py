@@ -242,6 +242,16 @@ def test_collating_pads_with_zeros() -> None:
     assert batch.label_lengths.tolist() == [2, 0]
 
 
+def test_clips_must_be_long_enough_when_their_ends_are_cut_off() -> None:
+    plain, cut = recipe(), recipe(augment={"cut_seconds": 0.05})
+    utterance, left = Utterance("a.wav", 1.0, "a"), cut.model.output_frames(100 - 2 * 5)
+    label = ([1, 2] * left)[:left]
+    assert lack_of(cut, utterance, label, 100) == ""
+    assert lack_of(cut, utterance, [*label, 3], 100) and not lack_of(
+        plain, utterance, [*label, 3], 100
+    )
+
+
 # ---- speech that is no text ----
 
 

@@ -14,7 +14,7 @@ from test_loop import rows
 
 from speechseq.recipe import Recipe, recipe_from_dict
 from speechseq.recipe_file import read_recipe
-from speechseq.training.augment import mix_up
+from speechseq.training.augment import mix_up, mixed_share
 from speechseq.training.data import Batch, collate
 from speechseq.training.encoder import SpeechNetwork
 from speechseq.training.loop import train
@@ -22,7 +22,7 @@ from speechseq.training.loss import Sums, blended, loss_sums
 from speechseq.training.objective import Objective, from_features
 
 CPU = torch.device("cpu")
-STEP = 5
+STEP = 7
 """One in which no utterance is its own partner."""
 
 
@@ -49,25 +49,33 @@ def cost(made: Recipe, network: SpeechNetwork, step: int = 0) -> Sums:
 
 
 @settings(deadline=None)
-@given(st.floats(0.05, 5.0), st.integers(0, 1000), st.integers(1, 6))
-def test_a_mixture_holds_two_of_a_batch(alpha: float, seed: int, count: int) -> None:
+@given(st.floats(0, 0.5), st.integers(0, 1000), st.integers(1, 6))
+def test_a_mixture_holds_two_of_a_batch(share: float, seed: int, count: int) -> None:
     features = torch.randn(count, 5, 3, generator=torch.Generator().manual_seed(seed))
     lengths = torch.arange(count) % 5 + 1
-    found = mix_up(features, lengths, alpha, np.random.default_rng(seed))
-    assert 0 <= found.share <= 0.5, "one of the two stays the stronger"
+    found = mix_up(features, lengths, share, np.random.default_rng(seed))
     assert sorted(found.partners.tolist()) == list(range(count))
     for row, partner in enumerate(found.partners.tolist()):
-        expected = (1 - found.share) * features[row] + found.share * features[partner]
+        expected = (1 - share) * features[row] + share * features[partner]
         torch.testing.assert_close(found.features[row], expected)
         assert found.lengths[row] == max(lengths[row], lengths[partner])
 
 
-def test_mixtures_differ_from_batch_to_batch() -> None:
-    shares = {
-        mix_up(torch.zeros(4, 2, 1), torch.ones(4), 1.0, np.random.default_rng(n)).share
-        for n in range(20)
-    }
-    assert len(shares) == 20 and min(shares) < 0.15 and max(shares) > 0.35
+def test_shares_differ_and_one_of_the_two_stays_the_stronger() -> None:
+    shares = {mixed_share(1.0, np.random.default_rng(n)) for n in range(20)}
+    assert len(shares) == 20 and min(shares) < 0.15 and 0.35 < max(shares) <= 0.5
+
+
+def test_what_is_mixed_in_behind_a_short_clip_is_silence() -> None:
+    made = recipe("classify", augment={"mixup": 1.0})
+    network = SpeechNetwork(made, 5)
+    objective = Objective(made, CPU, network.features)
+    sent = batch()
+    floor = float(np.log(made.features.floor))
+    quiet = [np.full((int(size), 8), floor, np.float32) for size in sent.lengths]
+    still = collate(quiet, [[1]] * len(quiet), rows=tuple(range(len(quiet))))
+    found = objective._mixture(still.log_mels, still.lengths, still, STEP).features
+    torch.testing.assert_close(found, found[:1, :1].expand_as(found))
 
 
 def test_a_mixture_is_to_be_both_of_its_classes() -> None:
@@ -75,8 +83,8 @@ def test_a_mixture_is_to_be_both_of_its_classes() -> None:
     network = SpeechNetwork(made, 5)
     found = cost(made, network, step=STEP)
     sent = batch()
-    features = network.features.finish(sent.log_mels, sent.lengths)
-    mixed = mix_up(features, sent.lengths, 1.0, np.random.default_rng([made.seed, STEP, 0, 0]))
+    objective = Objective(made, CPU, network.features)
+    mixed = objective._mixture(sent.log_mels, sent.lengths, sent, STEP)
     log_probs, sizes = network.from_features(mixed.features, mixed.lengths)
     own, partners = (
         loss_sums(log_probs, sizes, labels, sent.label_lengths).true

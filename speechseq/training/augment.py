@@ -101,6 +101,12 @@ def join(
     return joined
 
 
+def most_cut(frames: int, features: FeatureSettings, seconds: float) -> int:
+    """Return how many frames of a clip of so many `cut_ends` may take off an end."""
+    sound = frames - 2 * (features.edge_samples // features.hop_samples)
+    return min(round(seconds / features.hop_seconds), max(sound // 10, 0))
+
+
 def cut_ends(
     log_mels: np.ndarray, features: FeatureSettings, seconds: float, rng: np.random.Generator
 ) -> np.ndarray:
@@ -110,7 +116,7 @@ def cut_ends(
     """
     edge = features.edge_samples // features.hop_samples
     sound = len(log_mels) - 2 * edge
-    most = min(round(seconds / features.hop_seconds), sound // 10)
+    most = most_cut(len(log_mels), features, seconds)
     before, behind = rng.integers(-most, most + 1, size=2).clip(0).tolist()
     kept = log_mels[edge + before : edge + sound - behind]
     return np.concatenate([log_mels[:edge], kept, log_mels[edge + sound :]])
@@ -140,15 +146,20 @@ class Mixture:
     share: float
 
 
-def mix_up(features: Tensor, lengths: Tensor, alpha: float, rng: np.random.Generator) -> Mixture:
-    """Mix each utterance's features with those of another of its batch, by chance itself.
+def mixed_share(alpha: float, rng: np.random.Generator) -> float:
+    """Return a share that is Beta-distributed, and at most a half."""
+    share = float(rng.beta(alpha, alpha))
+    return min(share, 1 - share)
 
-    The share is Beta-distributed, and at most a half. A mixture is as long as the longer one.
+
+def mix_up(features: Tensor, lengths: Tensor, share: float, rng: np.random.Generator) -> Mixture:
+    """Mix each utterance's features with `share` of another of its batch, by chance itself.
+
+    A mixture is as long as the longer one; what lies behind the shorter one is mixed in, too, so
+    that it should be silence.
 
     Source: Zhang et al. 2018, mixup.
     """
-    share = float(rng.beta(alpha, alpha))
-    share = min(share, 1 - share)
     partners = torch.from_numpy(rng.permutation(len(lengths))).to(lengths.device)
     return Mixture(
         torch.lerp(features, features[partners], share),

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from speechseq.recipe import Recipe
-from speechseq.training.augment import mix_up, spec_augment
+from speechseq.training.augment import Mixture, mix_up, mixed_share, spec_augment
 from speechseq.training.data import Batch
 from speechseq.training.encoder import SpeechNetwork
-from speechseq.training.features import Features
+from speechseq.training.features import Features, within
 from speechseq.training.loss import (
     Sums,
     adjusted,
@@ -75,15 +75,17 @@ class Objective:
     def sums(self, network: nn.Module, batch: Batch, step: int) -> Sums:
         """Return what a batch costs in one step; chance follows from its number."""
         recipe, settings = self.recipe, self.recipe.training
-        lengths = self._send(batch.lengths)
-        features = self.features.finish(self._send(batch.log_mels), lengths)
+        lengths, log_mels = self._send(batch.lengths), self._send(batch.log_mels)
         mixture = None
         if recipe.augment.mixup:
-            chance = np.random.default_rng([recipe.seed, step, batch.rows[0], 0])
-            mixture = mix_up(features, lengths, recipe.augment.mixup, chance)
+            mixture = self._mixture(log_mels, lengths, batch, step)
             features, lengths = mixture.features, mixture.lengths
+        else:
+            features = self.features.finish(log_mels, lengths)
         views = 2 if settings.consistency else 1
-        frames = torch.cat([self._masked(features, batch, view, step) for view in range(views)])
+        frames = torch.cat(
+            [self._masked(features, lengths, batch, view, step) for view in range(views)]
+        )
         precision = computed_in(recipe, self.device)
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
             log_probs, sizes, *early = network(frames, lengths.repeat(views))
@@ -106,12 +108,27 @@ class Objective:
         target = target.clone().repeat(views, 1, 1)
         return replace(sums, untaught=divergence(target, log_probs, sizes) / views)
 
-    def _masked(self, features: Tensor, batch: Batch, view: int, step: int) -> Tensor:
+    def _mixture(self, log_mels: Tensor, lengths: Tensor, batch: Batch, step: int) -> Mixture:
+        """Return a batch's features, mixed: the share is the step's, partners are the piece's."""
+        recipe = self.recipe
+        silence = float(np.log(recipe.features.floor))
+        log_mels = torch.where(
+            within(lengths, log_mels.shape[1]).unsqueeze(2), log_mels, log_mels.new_tensor(silence)
+        )
+        share = mixed_share(
+            recipe.augment.mixup, np.random.default_rng([recipe.seed, step, 0, 0, 0])
+        )
+        chance = np.random.default_rng([recipe.seed, step, batch.rows[0], 0])
+        return mix_up(self.features.finish(log_mels, lengths), lengths, share, chance)
+
+    def _masked(
+        self, features: Tensor, lengths: Tensor, batch: Batch, view: int, step: int
+    ) -> Tensor:
         """Return a batch's features with the masks of one view of them."""
         augment, recipe = self.recipe.augment, self.recipe
         return spec_augment(
             features,
-            batch.lengths,
+            lengths,
             augment,
             mask_frames=round(augment.time_mask_seconds / recipe.features.hop_seconds),
             chances=[

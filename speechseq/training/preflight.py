@@ -14,6 +14,7 @@ from speechseq.errors import DataError
 from speechseq.manifest import Utterance, shared_speakers, statistics
 from speechseq.recipe import Recipe
 from speechseq.tokens import NO_TEXT, UNKNOWN, Vocabulary
+from speechseq.training.augment import most_cut
 from speechseq.training.data import Batches, LogMels, Progress, cached_log_mels
 from speechseq.training.encoder import SpeechNetwork, parameters
 
@@ -175,6 +176,8 @@ def drop_infeasible(recipe: Recipe, split: Split, note: Callable[[str], None]) -
 
 def lack_of(recipe: Recipe, utterance: Utterance, label: Sequence[int], frames: int) -> str:
     """Say why CTC cannot learn a label from so many frames; nothing where it can."""
+    # The shortest that augmentation may leave of it.
+    frames -= 2 * most_cut(frames, recipe.features, recipe.augment.cut_seconds)
     frames = recipe.model.output_frames(frames)
     if recipe.model.head != "ctc" or utterance.text in NO_TEXT:
         return ""
