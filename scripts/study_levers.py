@@ -23,7 +23,7 @@ from study_cells import write_table
 
 from speechseq.evaluation import Report, evaluate
 from speechseq.metrics import interval
-from speechseq.model_file import RUN_MODEL
+from speechseq.model_file import RUN_MODEL, RUN_RECIPE
 from speechseq.recipe_file import read_recipe
 from speechseq.recogniser import load
 from speechseq.run_table import read_metrics
@@ -128,7 +128,7 @@ def train_all(work: Path, name: str, seeds: Sequence[int]) -> None:
                 continue
             began = time.perf_counter()
             recipe = read_recipe(study.recipe, [f"seed={seed}", *study.base, *settings])
-            train(recipe, run, device="cpu")
+            train(recipe, run, device="cpu", resume=(run / RUN_RECIPE).is_file())
             print(f"{run.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
 
 
@@ -157,7 +157,10 @@ def _evaluated(run: Path) -> Report:
 
 
 def _change(reports: Sequence[Report], fewer: np.ndarray) -> str:
-    """Return how many points more are right, with a 95 % interval over speakers."""
+    """Return how many points more are right, with a 95 % interval.
+
+    It is over speakers where there are three or more, else over utterances.
+    """
     speakers = [item.speaker for report in reports for item in report.items]
     # The bootstrap is of a rate from 0 to 1: -1 to 1 is moved there and back.
     low, high = interval(((fewer + 1) / 2).tolist(), [1.0] * len(fewer), speakers)

@@ -11,6 +11,7 @@ import numpy as np
 
 from speechseq.audio import write_wav
 from speechseq.errors import DataError
+from speechseq.files import writing
 from speechseq.manifest import Utterance, read_utterance, write_manifest
 from speechseq.tokens import NO_TEXT
 
@@ -44,17 +45,19 @@ def write_strings(
     """Write composed strings as wav files and their manifest; return the manifest's path.
 
     Raises:
-        DataError: `folder` holds a manifest already, or there is nothing to compose.
+        DataError: `folder` holds files already, cannot be written, or there is nothing to compose.
         AudioError: an utterance cannot be read.
     """
     manifest = folder / "strings.jsonl"
-    if manifest.exists():
-        raise DataError(f"{manifest}: is there already; name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise DataError(f"{folder}: holds files already; name another folder")
     written = []
     for number, (samples, text, speaker) in enumerate(compose(utterances, rate, settings, noises)):
         path = folder / f"{number:05d}.wav"
-        write_wav(path, samples, rate)
+        with writing(path):
+            write_wav(path, samples, rate)
         written.append(Utterance(path.name, len(samples) / rate, text, speaker, split="test"))
     write_manifest(manifest, written)
     return manifest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from speechseq.metrics import (
     word_errors,
 )
 from speechseq.pictures import new_figure, save_png
-from speechseq.recogniser import Recogniser, Recognition, by_length
+from speechseq.recogniser import CLIPS_SECONDS, Recogniser, Recognition, by_length
 from speechseq.tokens import Vocabulary
 
 BATCH_SECONDS = 60.0
@@ -107,36 +107,55 @@ def evaluate(
     Raises:
         DataError: there is nothing to score.
     """
-    clips, failed = _read(utterances, recogniser.rate)
-    if not clips:
-        first = f" ({failed[0]})" if failed else ""
+    failed: dict[int, str] = {}
+    found: dict[int, Recognition] = {}
+    spent = 0.0
+    for clips in _read(utterances, recogniser.rate, failed):
+        sizes = {number: len(clip) for number, clip in clips.items()}
+        for batch in by_length(sizes, round(BATCH_SECONDS * recogniser.rate)):
+            start = time.perf_counter()
+            found |= zip(batch, _recognised(recogniser, [clips[n] for n in batch]), strict=True)
+            spent += time.perf_counter() - start
+            if progress:
+                progress(len(found) + len(failed), len(utterances))
+    if not found:
+        first = f" ({failed[min(failed)]})" if failed else ""
         raise DataError(
             f"evaluate: none of {len(utterances)} utterances could be read{first}; "
             f"check where the audio is"
         )
-    recognitions: dict[int, Recognition] = {}
-    spent = 0.0
-    sizes = {number: len(clip) for number, clip in clips.items()}
-    for batch in by_length(sizes, round(BATCH_SECONDS * recogniser.rate)):
-        start = time.perf_counter()
-        results = recogniser.transcribe_batch([clips[number] for number in batch])
-        spent += time.perf_counter() - start
-        recognitions.update(zip(batch, results, strict=True))
-        if progress:
-            progress(len(recognitions), len(clips))
-    items = [_item(recogniser, utterances[n], recognitions[n]) for n in sorted(clips)]
-    seconds = sum(map(len, clips.values())) / recogniser.rate
-    return _report(recogniser.vocabulary, items, failed, seconds, spent)
+    items = [_item(recogniser, utterances[n], found[n]) for n in sorted(found)]
+    seconds = sum(one.duration for one in found.values())
+    messages = [failed[number] for number in sorted(failed)]
+    return _report(recogniser.vocabulary, items, messages, seconds, spent)
 
 
-def _read(utterances: Sequence[Utterance], rate: int) -> tuple[dict[int, np.ndarray], list[str]]:
-    clips, failed = {}, []
-    for number, utterance in enumerate(utterances):
+def _read(
+    utterances: Sequence[Utterance], rate: int, failed: dict[int, str]
+) -> Iterator[dict[int, np.ndarray]]:
+    """Yield clips by their numbers, those of like length together, as many as are held at once.
+
+    What cannot be read goes into `failed`.
+    """
+    clips: dict[int, np.ndarray] = {}
+    held = 0
+    for number in sorted(range(len(utterances)), key=lambda n: -utterances[n].duration):
         try:
-            clips[number] = read_utterance(utterance, rate)
+            clips[number] = read_utterance(utterances[number], rate)
+            held += len(clips[number])
         except AudioError as error:
-            failed.append(str(error))
-    return clips, failed
+            failed[number] = str(error)
+        if held > CLIPS_SECONDS * rate:
+            yield clips
+            clips, held = {}, 0
+    yield clips
+
+
+def _recognised(recogniser: Recogniser, clips: Sequence[np.ndarray]) -> list[Recognition]:
+    """Recognise a batch; a clip alone may be so long that it is heard in windows."""
+    if len(clips) == 1:
+        return [recogniser.transcribe(clips[0])]
+    return recogniser.transcribe_batch(clips)
 
 
 def _item(recogniser: Recogniser, utterance: Utterance, recognition: Recognition) -> Item:

@@ -18,7 +18,7 @@ from speechseq.errors import DataError, ModelError
 from speechseq.model_file import RUN_DATA, RUN_RECIPE
 from speechseq.pictures import new_figure, save_png
 from speechseq.recipe_file import read_recipe
-from speechseq.run_table import best_row, read_metrics
+from speechseq.run_table import kept_row, read_metrics
 
 TIMES = (2, 4, 8)
 """The forecast is for so many times the most clips that were tried."""
@@ -75,7 +75,8 @@ def read_point(run: str | os.PathLike[str]) -> Point:
     run = Path(run)
     if not (run / RUN_RECIPE).is_file():
         raise ModelError(f"{run}: not a run folder (no {RUN_RECIPE}); name one that was trained")
-    best, base = best_row(read_metrics(run)), read_recipe(run / RUN_RECIPE).training.base
+    training = read_recipe(run / RUN_RECIPE).training
+    best, base = kept_row(read_metrics(run), training.weights), training.base
     try:
         sizes = json.loads((run / RUN_DATA).read_text(encoding="utf-8"))
         clips, validated = (int(sizes[split]["utterances"]) for split in ("train", "validation"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ import yaml
 
 from speechseq.corpora import CORPORA
 from speechseq.errors import DataError
-from speechseq.files import atomic_write
+from speechseq.files import atomic_write, writing
 from speechseq.manifest import Utterance, rank_of, write_manifest
+from speechseq.tokens import KINDS
 
 RECIPE, MANIFEST = "recipe.yaml", "data.jsonl"
 """What a proposal's files are called."""
@@ -92,7 +93,11 @@ def propose(place: Path, name: str, base: str = "") -> Proposal:
         DataError: the data cannot be read, or holds too little to learn from.
     """
     found = CORPORA[corpus_of(place)].read(place)
-    found = [replace(u, audio_filepath=os.path.abspath(u.audio_filepath)) for u in found]
+    # An utterance without a file is silence.
+    found = [
+        replace(u, audio_filepath=u.audio_filepath and os.path.abspath(u.audio_filepath))
+        for u in found
+    ]
     utterances, how = split(found)
     by_split = {s: [u for u in utterances if u.split == s] for s in SPLITS}
     train = by_split["train"]
@@ -130,7 +135,8 @@ def split(utterances: Sequence[Utterance]) -> tuple[list[Utterance], str]:
 
     Splits that the data has are kept. Otherwise whole speakers are held out where enough are
     known, and else a share of every text's utterances, by a hash of their names: the same
-    utterances go to the same splits when more are added.
+    utterances go to the same splits when more are added. Nothing is held out without which
+    training would lack a label or a character.
     """
     utterances = [replace(u, split=SPLIT_NAMES.get(u.split, u.split)) for u in utterances]
     given = {u.split for u in utterances}
@@ -151,15 +157,41 @@ def split(utterances: Sequence[Utterance]) -> tuple[list[Utterance], str]:
 def _by_speaker(utterances: Sequence[Utterance], held: Sequence[str]) -> list[Utterance]:
     """Give whole speakers to the held-out splits until each has its share."""
     counts = Counter(u.speaker or u.key for u in utterances)
-    waiting = sorted(counts, key=rank_of)
+    units: dict[str, set[str]] = defaultdict(set)
+    for utterance, found in zip(utterances, _units(utterances), strict=True):
+        units[utterance.speaker or utterance.key] |= found
+    ranked = sorted(counts, key=rank_of)
+    waiting = [ranked[n] for n in _spare([units[name] for name in ranked])]
     place: dict[str, str] = {}
     for name in held:
         size = 0
         # One speaker at least for each split, and two to learn from.
-        while waiting[2:] and (not size or size + counts[waiting[0]] / 2 < _wanted(utterances)):
+        while (
+            waiting
+            and len(counts) - len(place) > 2
+            and (not size or size + counts[waiting[0]] / 2 < _wanted(utterances))
+        ):
             size += counts[waiting[0]]
             place[waiting.pop(0)] = name
     return [replace(u, split=place.get(u.speaker or u.key, "train")) for u in utterances]
+
+
+def _units(utterances: Sequence[Utterance]) -> list[set[str]]:
+    """Return what each text is made of: its label, or its characters."""
+    kind = "classes" if are_classes(utterances) else "characters"
+    texts = [KINDS[kind](u.text) for u in utterances]
+    return [{text} if kind == "classes" else set(text) for text in texts]
+
+
+def _spare(units: Sequence[Set[str]]) -> list[int]:
+    """Return the numbers of those, in turn, without whom the others still have every unit."""
+    left = Counter(unit for own in units for unit in own)
+    found = []
+    for number, own in enumerate(units):
+        if all(left[unit] > 1 for unit in own):
+            left.subtract(own)
+            found.append(number)
+    return found
 
 
 def _wanted(utterances: Sequence[Utterance]) -> float:
@@ -168,6 +200,7 @@ def _wanted(utterances: Sequence[Utterance]) -> float:
 
 def _by_text(utterances: Sequence[Utterance], held: Sequence[str]) -> list[Utterance]:
     """Give the same share of every text's utterances to each held-out split."""
+    units = {id(u): own for u, own in zip(utterances, _units(utterances), strict=True)}
     groups: dict[str, list[Utterance]] = defaultdict(list)
     repeated = len(utterances) >= LEAST_CLASS_CLIPS * len({u.text for u in utterances})
     for utterance in utterances:
@@ -175,10 +208,10 @@ def _by_text(utterances: Sequence[Utterance], held: Sequence[str]) -> list[Utter
     found = []
     for group in groups.values():
         ranked = sorted(group, key=lambda u: rank_of(u.key))
+        spare = _spare([units[id(u)] for u in ranked])
         count = round(HELD_SHARE * len(group))
-        for number, utterance in enumerate(ranked):
-            part = number // count if count else len(held)
-            found.append(replace(utterance, split=held[part] if part < len(held) else "train"))
+        parts = dict(zip(spare, (name for name in held for _ in range(count)), strict=False))
+        found += [replace(u, split=parts.get(n, "train")) for n, u in enumerate(ranked)]
     return found
 
 
@@ -200,7 +233,10 @@ def _data(train: Sequence[Utterance], classes: bool) -> dict[str, tuple[Any, str
 
 
 def _features(train: Sequence[Utterance]) -> dict[str, tuple[Any, str]]:
-    rates = Counter(_rate(u) for u in train[:: max(len(train) // 200, 1)])
+    recorded = [u for u in train if u.audio_filepath]
+    if not recorded:
+        raise DataError("init: nothing but silence to learn from; give recordings")
+    rates = Counter(_rate(u) for u in recorded[:: max(len(recorded) // 200, 1)])
     rate = 8000 if rates.most_common(1)[0][0] < 16000 else 16000
     return {
         "rate": (rate, f"most recordings have {rates.most_common(1)[0][0]} Hz"),
@@ -325,7 +361,8 @@ def write_proposal(proposal: Proposal, name: str, folder: Path) -> Path:
     for path in (recipe, manifest):
         if path.exists():
             raise DataError(f"{path}: is there already; name another recogniser, or delete it")
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     write_manifest(manifest, proposal.utterances)
     with atomic_write(recipe) as file:
         file.write(recipe_text(proposal, name, manifest.absolute()).encode())

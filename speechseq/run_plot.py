@@ -13,7 +13,8 @@ from typing import Any
 from speechseq.errors import ModelError
 from speechseq.model_file import RUN_RECIPE
 from speechseq.pictures import new_figure, save_png
-from speechseq.run_table import Row, best_row, printable, read_metrics
+from speechseq.recipe_file import read_recipe
+from speechseq.run_table import Row, kept_row, printable, read_metrics
 
 LEGEND_COLUMNS = 3
 """Most runs side by side in the legend."""
@@ -40,6 +41,12 @@ class Curves:
 
     name: str
     rows: Sequence[Row]
+    weights: str = "best"
+
+    @property
+    def kept(self) -> Row | None:
+        """The row whose weights were kept."""
+        return kept_row(self.rows, self.weights)
 
     def points(self, value: str) -> tuple[list[float], list[float]]:
         """Return the epochs that have a value, and the values; NaN for those beyond numbers."""
@@ -60,7 +67,7 @@ def read_curves(run: str | os.PathLike[str], name: str) -> Curves:
     rows = read_metrics(run)
     if not rows:
         raise ModelError(f"{run}: no epoch is done, so there is no curve; train on and try again")
-    return Curves(name, rows)
+    return Curves(name, rows, read_recipe(run / RUN_RECIPE).training.weights)
 
 
 def legend_names(runs: Sequence[str]) -> list[str]:
@@ -116,7 +123,7 @@ def _draw(
     epochs, values = run.points(value)
     alone = "." if len(epochs) == 1 else ""
     axes.plot(epochs, [scale * v for v in values], **{"marker": alone, "linewidth": 1.4, **style})
-    row = best_row(run.rows) if best else None
+    row = run.kept if best else None
     if row and value in row:
         axes.plot(row["epoch"], scale * row[value], color=style["color"], **_BEST)
 
@@ -146,7 +153,7 @@ def _legend(figure: Any, entries: Sequence[str], columns: int) -> None:
         loc="outside lower center",
         ncols=columns,
         frameon=False,
-        title="best epoch",
+        title="epoch kept",
     )
     for text, entry in zip(legend.get_texts(), entries, strict=True):
         text.set_parse_math(False)  # a name may hold a $, or begin with _, which hides a label
@@ -155,7 +162,7 @@ def _legend(figure: Any, entries: Sequence[str], columns: int) -> None:
 
 def _entry(run: Curves) -> str:
     """Return what the legend says of a run; of a long name, its end."""
-    best, name = best_row(run.rows), printable(run.name)
+    best, name = run.kept, printable(run.name)
     said = f": {100 * best['validation_error']:.2f} % at {best['epoch']:.0f}" if best else ""
     room = LEGEND_CHARACTERS - len(said)
     return (name if len(name) <= room else f"…{name[1 - room :]}") + said

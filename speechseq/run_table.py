@@ -113,7 +113,7 @@ def summarise(run: Path) -> RunSummary:
     """
     recipe = read_recipe(run / RUN_RECIPE)
     rows, weights = read_metrics(run), run / RUN_WEIGHTS
-    best = best_row(rows)
+    best = kept_row(rows, recipe.training.weights)
     return RunSummary(
         run=str(run),
         recipe=recipe.name,
@@ -179,11 +179,15 @@ def _row(line: str) -> Row:
     return row
 
 
-def best_row(rows: Sequence[Row]) -> Row | None:
-    """Return the row whose weights were kept: the least validation error, then loss, the first.
+def kept_row(rows: Sequence[Row], weights: str) -> Row | None:
+    """Return the row whose weights were kept, of the best by validation or the last.
 
-    None where nothing was validated.
+    The best has the least validation error, then loss, and is the first of those. None where
+    nothing was validated.
     """
+    if weights == "last":
+        validated = [row for row in rows if math.isfinite(row.get("validation_error", math.nan))]
+        return validated[-1] if validated else None
     best, least = None, (math.inf, math.inf)
     for row in rows:
         score = row.get("validation_error", math.nan), row.get("validation_loss", math.inf)

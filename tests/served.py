@@ -23,6 +23,9 @@ from speechseq.tokens import BLANK_TOKEN, Vocabulary
 
 RATE = 8000
 WORDS = Vocabulary("words", (BLANK_TOKEN, "left", "right"))
+HERE = {"Host": "localhost"}
+"""What a browser or client on the same machine says whom it asks."""
+
 PATH = "/v1/audio/transcriptions"
 Network = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 

@@ -20,7 +20,7 @@ from speechseq import __version__
 from speechseq.audio import write_wav
 from speechseq.cli import COMMANDS, main
 from speechseq.cli import data as data_command
-from speechseq.errors import DataError, SpeechseqError
+from speechseq.errors import DataError
 from speechseq.manifest import Utterance, read_manifest, write_manifest
 from speechseq.recogniser import Recogniser, load
 from speechseq.training import export as export_module
@@ -296,9 +296,12 @@ def test_the_version(call: Call) -> None:
     assert call("--version") == (0, f"speechseq {__version__}\n", "")
 
 
-def test_debug_shows_where(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(SpeechseqError, match=r"nothing\.wav"):
-        main(["transcribe", str(tmp_path / "nothing.wav"), "-m", str(run), "--debug"])
+def test_debug_shows_where(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, code in ((["nothing.wav"], 1), (["nothing.wav", "none.wav"], 3)):
+        paths = [str(tmp_path / word) for word in words]
+        assert main(["transcribe", *paths, "-m", str(run), "--debug"]) == code
+        shown = capsys.readouterr().err
+        assert "Traceback" in shown and str(tmp_path / "nothing.wav") in shown
 
 
 def test_what_nobody_foresaw_is_one_line_too(
@@ -461,7 +464,9 @@ def test_a_failed_gate_writes_nothing(
 # ---- evaluate ----
 
 
-def test_evaluating_on_the_corpus(call: Call, run: Path, corpus: Path, tmp_path: Path) -> None:
+def test_evaluating_on_the_corpus(
+    call: Call, fails: Callable[..., str], run: Path, corpus: Path, tmp_path: Path
+) -> None:
     report, picture = tmp_path / "report.json", tmp_path / "confusion.png"
     words = ["evaluate", run, "--root", corpus, "-o", report, "--png", picture]
     code, out, err = call(*words)
@@ -473,6 +478,10 @@ def test_evaluating_on_the_corpus(call: Call, run: Path, corpus: Path, tmp_path:
     assert found["utterances"] == len(found["items"]) == 40
     assert found["accuracy"]["value"] > 0.7
     assert picture.read_bytes().startswith(b"\x89PNG")
+    for flags in (["-o", report], ["--png", picture]):
+        said = fails(2, "evaluate", run, "--root", corpus, *flags)
+        assert f"{flags[1]}: is there already; --force writes over it" in said
+    assert call(*words, "--force")[0] == 0
 
 
 def test_evaluating_on_a_manifest(
@@ -597,6 +606,15 @@ def test_a_process_transcribes_its_stdin(run: Path, clips: Path) -> None:
     done = process("transcribe", "-", "-m", run, stdin=data)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout == process("transcribe", clips / "a.wav", "-m", run).stdout
+
+
+def test_standard_input_may_stand_behind_flags(run: Path, clips: Path) -> None:
+    data = (clips / "a.wav").read_bytes()
+    done = process(
+        "transcribe", "-m", run, "-f", "txt", clips / "a.wav", "-f", "json", "-", stdin=data
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(done.stdout.splitlines()) == 2
 
 
 def test_a_process_exits_with_the_code(tmp_path: Path) -> None:

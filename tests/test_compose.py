@@ -217,14 +217,20 @@ def test_strings_are_written_with_their_manifest(
     assert '"/' not in path.read_text(), "the folder may be moved"
 
 
-def test_a_manifest_is_not_written_over(words: list[Utterance], tmp_path: Path) -> None:
-    path = write_strings(words, tmp_path, RATE, QUIET)
-    before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+def test_strings_are_written_over_nothing(words: list[Utterance], tmp_path: Path) -> None:
+    path = write_strings(words, tmp_path / "out", RATE, QUIET)
+    before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
     other = dataclasses.replace(QUIET, seed=5)
-    with pytest.raises(DataError, match=r"strings\.jsonl: is there already; name another folder"):
-        write_strings(words, tmp_path, RATE, other)
-    assert path.is_file()
-    assert before == {f.name: f.read_bytes() for f in tmp_path.iterdir() if f.is_file()}
+    with pytest.raises(DataError, match="holds files already; name another folder"):
+        write_strings(words, tmp_path / "out", RATE, other)
+    assert before == {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "00000.wav").write_text("mine")
+    with pytest.raises(DataError, match="holds files already"):
+        write_strings(words, tmp_path / "own", RATE, QUIET)
+    assert (tmp_path / "own" / "00000.wav").read_text() == "mine"
+    with pytest.raises(DataError, match="cannot be written"):
+        write_strings(words, tmp_path / "own" / "00000.wav", RATE, QUIET)
 
 
 # ---- the command ----
@@ -261,7 +267,7 @@ def test_the_command_prints_the_manifest(
         assert Path(one.audio_filepath).read_bytes() != Path(other.audio_filepath).read_bytes()
     code, out, err = run(capsys, *words, "-o", tmp_path / "clean")
     assert (code, out) == (1, "")
-    assert "strings.jsonl: is there already; name another folder" in err
+    assert "holds files already; name another folder" in err
 
 
 def test_the_command_takes_a_seed_and_a_rate(

@@ -38,6 +38,9 @@ class Parrot:
         self.seconds = seconds
         self.batches: list[list[int]] = []
 
+    def transcribe(self, clip: np.ndarray) -> Recognition:
+        return self.transcribe_batch([clip])[0]
+
     def transcribe_batch(self, clips: Sequence[np.ndarray]) -> list[Recognition]:
         self.batches.append([len(clip) for clip in clips])
         time.sleep(self.seconds)
@@ -63,6 +66,36 @@ def measure(
     ]
     parrot = Parrot(vocabulary, {1000 + number: text for number, text in enumerate(heard)})
     return evaluate(cast(Recogniser, parrot), utterances)
+
+
+def test_no_more_is_held_than_so_much_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "CLIPS_SECONDS", 2500 / RATE)
+    said = [str(number) for number in range(8)]
+    done: list[tuple[int, int]] = []
+    utterances = [silence(1000 + number, text) for number, text in enumerate(said)]
+    missing = Utterance("nowhere.wav", 1.0, "x")
+    parrot = Parrot(WORDS, {1000 + number: text for number, text in enumerate(said)})
+    report = evaluate(
+        cast(Recogniser, parrot),
+        [*utterances[:4], missing, *utterances[4:]],
+        progress=lambda *counts: done.append(counts),
+    )
+    assert [item.hypothesis for item in report.items] == said
+    assert parrot.batches == [[1007, 1006, 1005], [1004, 1003, 1002], [1001, 1000]]
+    assert done == [(4, 9), (7, 9), (9, 9)]
+    assert len(report.failed) == 1
+
+
+def test_a_long_recording_is_heard_as_transcribe_hears_it() -> None:
+    clips = {1000: "one", 2000: "two", 2001: "three"}
+    parrot = Parrot(WORDS, clips)
+    heard: list[int] = []
+    parrot.transcribe = lambda clip: heard.append(len(clip)) or Recognition("one", (), 1.0, 1.0)
+    monkey = [silence(samples, text) for samples, text in clips.items()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "BATCH_SECONDS", 4002 / RATE)
+        evaluate(cast(Recogniser, parrot), monkey)
+    assert heard == [1000] and parrot.batches == [[2001, 2000]]
 
 
 def test_scores_by_hand() -> None:

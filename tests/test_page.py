@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Call
-from served import LEFT_RIGHT, RATE
+from served import HERE, LEFT_RIGHT, RATE
 from starlette.testclient import TestClient
 
 from speechseq.errors import DataError, SpeechseqError, UsageError
@@ -29,7 +29,7 @@ from speechseq.recogniser import load
 from speechseq.server import site
 from speechseq.server.app import build_app
 from speechseq.server.limits import Limits
-from speechseq.server.site import INDEX, PAGE, POLICY, page_files, write_site
+from speechseq.server.site import INDEX, MODEL_TYPE, PAGE, POLICY, page_files, write_site
 
 ROOT = Path(__file__).parents[1]
 OWN = {place: path for place, path in page_files().items() if not place.startswith("vendor/")}
@@ -41,7 +41,9 @@ def client_of(token: str | None = None, **limits: Any) -> TestClient:
     """A client of an application with a model of no file, and one that may be taken away."""
     models = {"a": LEFT_RIGHT, "digits": load("digits")}
     files = {"digits": find_model("digits")}
-    return TestClient(build_app(models, Limits(**limits), token=token, model_files=files))
+    return TestClient(
+        build_app(models, Limits(**limits), token=token, model_files=files), headers=HERE
+    )
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +84,13 @@ def test_nothing_else_is_served(client: TestClient, path: str) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 
-def test_models_are_given_away_by_name(client: TestClient) -> None:
+def test_models_are_given_away_by_name(client: TestClient, tmp_path: Path) -> None:
     assert client.get("/models/digits.onnx").content == find_model("digits").read_bytes()
+    odd = tmp_path / "mine.bin"
+    odd.write_bytes(b"model")
+    app = build_app({"mine": LEFT_RIGHT}, Limits(), token=None, model_files={"mine": odd})
+    found = TestClient(app, headers=HERE).get("/models/mine.onnx")
+    assert found.content == b"model" and found.headers["content-type"] == MODEL_TYPE
     for name in ("a", "..%2fdigits", "commands-en"):
         error = client.get(f"/models/{name}.onnx").json()["error"]
         assert error["code"] in ("model_not_found", "not_found")

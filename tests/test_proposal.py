@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -25,6 +26,7 @@ from speechseq.proposal import (
     write_proposal,
 )
 from speechseq.recipe_file import read_recipe
+from speechseq.tokens import SILENCE
 
 
 def utterances(count: int, *, speakers: int = 0, texts: int = 4, seconds: float = 1.0):
@@ -77,6 +79,34 @@ def test_without_speakers_every_text_gives_its_share() -> None:
     for name in ("validation", "test"):
         counts = Counter(u.text for u in parts(found)[name])
         assert set(counts.values()) == {round(HELD_SHARE * 100)}
+
+
+@pytest.mark.parametrize("speakers", [0, 6])
+@pytest.mark.parametrize("rare", range(0, 200, 10))
+@pytest.mark.parametrize("classes", [True, False])
+def test_nothing_is_held_out_without_which_training_lacks_a_unit(
+    classes: bool, rare: int, speakers: int
+) -> None:
+    texts = [chr(ord("a") + n % 20) if classes else f"{n % 20} of {n}" for n in range(200)]
+    texts[rare] = "quiz"
+    clips = [
+        Utterance(
+            f"{n}.wav",
+            1.0 if classes else 5.0,
+            text,
+            f"s{n % speakers}" if speakers else "",
+            split="train",
+        )
+        for n, text in enumerate(texts)
+    ]
+    by_split = parts(split(clips)[0])
+    held = [u.text for name in ("validation", "test") for u in by_split[name]]
+    left = [u.text for u in by_split["train"]]
+    assert held
+    if classes:
+        assert set(held) <= set(left)
+    else:
+        assert set("".join(held)) <= set("".join(left))
 
 
 def test_a_few_clips_without_a_speaker_do_not_undo_the_rest() -> None:
@@ -236,6 +266,27 @@ def test_init_says_what_is_wrong(
     assert main(["init", "tones", *arguments]) == code
     assert says in capsys.readouterr().err
     assert not (tmp_path / "tones").exists()
+
+
+def test_silence_in_a_manifest_is_no_file(tones: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = [dataclasses.replace(u, split="train") for u in read_manifest(tones)]
+    still = [Utterance("", 0.4, SILENCE, "", split="train") for _ in range(12)]
+    write_manifest(tmp_path / "mine.jsonl", [*still, *found])
+    assert main(["init", "quiet", "--from", "mine.jsonl"]) == 0
+    written_ones = read_manifest(tmp_path / "quiet" / "data.jsonl")
+    assert sum(not u.audio_filepath for u in written_ones) == 12
+    write_manifest(tmp_path / "still.jsonl", still * 20)
+    assert main(["init", "still", "--from", "still.jsonl"]) == 1
+    assert "nothing but silence" in capsys.readouterr().err
+
+
+def test_a_name_that_is_a_file_is_said(folder: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("mine")
+    assert main(["init", "taken", "--from", str(folder)]) == 1
+    assert "taken: cannot be written" in capsys.readouterr().err
+    assert (tmp_path / "taken").read_text() == "mine"
 
 
 def test_too_little_to_hold_some_out(tmp_path: Path) -> None:

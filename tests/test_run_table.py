@@ -19,8 +19,8 @@ from speechseq.errors import ModelError
 from speechseq.model_file import RUN_METRICS, RUN_MODEL, RUN_RECIPE, RUN_WEIGHTS
 from speechseq.run_table import (
     HEADER_BYTES,
-    best_row,
     count_parameters,
+    kept_row,
     printable,
     read_metrics,
     summarise,
@@ -264,8 +264,15 @@ def test_metrics_that_cannot_be_read(tmp_path: Path) -> None:
 def test_the_best_row_is_the_one_whose_weights_were_kept(
     rows: list[dict[str, Any]], best: int | None
 ) -> None:
-    found = best_row(rows)
+    found = kept_row(rows, "best")
     assert (found and found["epoch"]) == best
+
+
+def test_the_last_row_is_kept_where_the_last_weights_are() -> None:
+    rows = [row(1, 0.5), row(2, 0.02), row(3, 0.3), row(4), row(5, math.nan)]
+    found = kept_row(rows, "last")
+    assert found and found["epoch"] == 3
+    assert kept_row([row(1)], "last") is None
 
 
 def test_parameters_are_those_that_a_real_file_holds(tmp_path: Path) -> None:

@@ -18,13 +18,13 @@ import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
-from served import CLIP, LEFT_RIGHT, PATH, RATE, RIGHT, encoded, recogniser, saying, wav
+from served import CLIP, HERE, LEFT_RIGHT, PATH, RATE, RIGHT, encoded, recogniser, saying, wav
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
 from speechseq.errors import ModelError, UsageError
 from speechseq.recogniser import Recogniser
-from speechseq.server import streams
+from speechseq.server import limits, streams
 from speechseq.server.answers import FORMATS
 from speechseq.server.app import build_app
 from speechseq.server.batching import Batcher, Clip, take_batch
@@ -46,7 +46,7 @@ def serving(
     """A client of an application, whose models are called a, b, …."""
     named = dict(zip("abc", recognisers or (LEFT_RIGHT,), strict=False))
     app = build_app(named, Limits(**limits), token=token)
-    with TestClient(app, raise_server_exceptions=True) as client:
+    with TestClient(app, raise_server_exceptions=True, headers=HERE) as client:
         yield client
 
 
@@ -236,13 +236,42 @@ def test_a_token_opens_the_door() -> None:
 
 
 def test_without_a_token_other_sites_pages_are_refused(client: TestClient) -> None:
-    for origin in ("https://example.com", "null", "http://testserver.example.com"):
+    for origin in ("https://example.com", "null", "http://localhost.example.com", "http://[", ""):
         response = client.get("/v1/models", headers={"Origin": origin})
         refused(response, 403, "foreign_origin")
-    assert client.get("/v1/models", headers={"Origin": "http://testserver"}).status_code == 200
+    assert client.get("/v1/models", headers={"Origin": "http://localhost"}).status_code == 200
     with serving(token="word") as other:  # noqa: S106
         headers = {"Origin": "https://example.com", "Authorization": "Bearer word"}
         assert other.get("/v1/models", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "answered"),
+    [
+        ("localhost:8000", True),
+        ("LOCALHOST", True),
+        ("page.localhost", True),
+        ("127.0.0.1:8000", True),
+        ("127.9.9.9", True),
+        ("[::1]:8000", True),
+        ("evil.example:8000", False),
+        ("localhost.example", False),
+        ("192.168.1.10", False),
+        ("[::1", False),
+        ("", False),
+    ],
+)
+def test_without_a_token_only_this_machines_own_names_are_answered(
+    host: str, answered: bool
+) -> None:
+    headers = {"Host": host, "Origin": f"http://{host}", "Authorization": "Bearer word"}
+    for token in (None, "word"):
+        with serving(token=token) as client:
+            response = client.get("/v1/models", headers=headers)
+            if answered or token:
+                assert response.status_code == 200
+            else:
+                refused(response, 403, "foreign_host")
 
 
 # ---- bounds ----
@@ -690,7 +719,7 @@ def test_a_silent_stream_is_cut_off() -> None:
 
 
 def test_a_stream_cannot_be_drawn_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "SLOWEST", 0.0)
+    monkeypatch.setattr(limits, "SLOWEST", 0.0)
     with serving(answer_seconds=0.05) as client:
         heard, code = stream_of(client, START)
         assert ("open for too long" in heard[-1]["error"]["message"], code) == (True, 1008)

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
-from served import PATH, wav
+from served import HERE, PATH, wav
 from starlette.testclient import TestClient
 
 from speechseq.recogniser import load
@@ -186,7 +186,9 @@ FINE: dict[str, bytes] = {
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    with TestClient(build_app({"digits": load("digits")}, Limits(audio_seconds=SECONDS))) as made:
+    with TestClient(
+        build_app({"digits": load("digits")}, Limits(audio_seconds=SECONDS)), headers=HERE
+    ) as made:
         yield made
 
 

@@ -26,6 +26,7 @@ from speechseq.cli import serve as command
 from speechseq.cli.terminal import by_name
 from speechseq.errors import ModelError, SpeechseqError
 from speechseq.recogniser import load
+from speechseq.server.hosts import is_loopback
 from speechseq.server.listening import listen
 from speechseq.server.service import warm
 
@@ -37,7 +38,7 @@ def request_bytes(file: bytes = CLIP) -> bytes:
     """A whole request, as it goes over the wire."""
     body, boundary = encoded([("file", ("clip.wav", file))], {})
     head = (
-        f"POST {PATH} HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+        f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
         f"Content-Type: multipart/form-data; boundary={boundary.decode()}\r\n\r\n"
     )
     return head.encode() + body
@@ -243,10 +244,11 @@ def test_a_server_that_others_reach_needs_a_token(
 
 @pytest.mark.parametrize(("host", "loopback"), [
     ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
+    ("page.localhost", True), ("", False),
     ("0.0.0.0", False), ("localhost.example.com", False), ("10.0.0.1", False),  # noqa: S104
 ])  # fmt: skip
 def test_which_hosts_are_this_machine(host: str, loopback: bool) -> None:
-    assert command.is_loopback(host) is loopback
+    assert is_loopback(host) is loopback
 
 
 def test_what_is_wrong_is_said_before_anything_is_opened(refuses: Fails) -> None:

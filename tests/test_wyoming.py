@@ -452,6 +452,23 @@ def test_who_is_silent_or_stalls_is_cut_off() -> None:
     asyncio.run(scene())
 
 
+def test_pings_do_not_keep_a_place_for_ever() -> None:
+    async def scene() -> None:
+        limits = {"stream_seconds": 0.1, "answer_seconds": 0.2, "idle_seconds": 5.0}
+        async with serving(**limits) as live, AsyncClient.from_uri(live.uri) as client:
+            async with asyncio.timeout(20):
+                while True:
+                    await client.write_event(Ping().event())
+                    event = await client.read_event()
+                    if event and event.type == "error":
+                        break
+                    await asyncio.sleep(0.05)
+            assert Error.from_event(event).code == "timeout"
+            assert "open for too long" in Error.from_event(event).text
+
+    asyncio.run(scene())
+
+
 def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("speechseq.server.events.CLOSE_SECONDS", 0.05)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -82,10 +83,16 @@ def build_parser() -> argparse.ArgumentParser:
 def _take_left_over(parsed: argparse.Namespace, left: Sequence[str]) -> None:
     """Let overrides and inputs stand behind flags, too; argparse leaves those over."""
     inputs = getattr(parsed, "inputs", None)
-    if left and (inputs is None or any(word.startswith("-") for word in left)):
-        raise UsageError(f"unknown argument {left[0]}; see speechseq {parsed.command} --help")
+    if left and (inputs is None or any(_is_flag(word) for word in left)):
+        wrong = next(filter(_is_flag, left), left[0])
+        raise UsageError(f"unknown argument {wrong}; see speechseq {parsed.command} --help")
     if inputs is not None:
         inputs += left
+
+
+def _is_flag(word: str) -> bool:
+    """Tell a flag from an input, which "-", standard input, is."""
+    return word.startswith("-") and word != "-"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -105,12 +112,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         if "--debug" in typed:
-            raise
-        if isinstance(error, SpeechseqError):
+            traceback.print_exc()
+        elif isinstance(error, SpeechseqError):
             note(f"speechseq: {error}")
-            return error.exit_code
-        note(f"speechseq: {type(error).__name__}: {error}; run with --debug and report it")
-        return 1
+        else:
+            note(f"speechseq: {type(error).__name__}: {error}; run with --debug and report it")
+        return error.exit_code if isinstance(error, SpeechseqError) else 1
     return 0
 
 

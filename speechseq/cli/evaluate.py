@@ -10,7 +10,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechseq.cli.terminal import Bar, add_decoder, add_device, note, open_recogniser
+from speechseq.cli.terminal import (
+    Bar,
+    add_decoder,
+    add_device,
+    add_force,
+    note,
+    open_recogniser,
+    refuse_existing,
+)
 from speechseq.errors import SomeInputsFailed, SpeechseqError, UsageError, choose
 
 if TYPE_CHECKING:
@@ -29,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", default="", help="place of the corpus")
     parser.add_argument("-o", "--output", type=Path, metavar="JSON", help="write everything here")
     parser.add_argument("--png", type=Path, help="draw the confusion matrix here")
+    add_force(parser, "both")
     add_decoder(parser)
     add_device(parser)
 
@@ -92,6 +101,7 @@ def _check(arguments: argparse.Namespace) -> None:
     """Check what can be checked before anything is opened."""
     from speechseq.corpora import CORPORA
 
+    refuse_existing(arguments.force, arguments.output, arguments.png)
     if arguments.corpus:
         choose(CORPORA, arguments.corpus, "corpus")
     if arguments.manifest and arguments.root:

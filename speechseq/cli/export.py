@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechseq.cli.terminal import need_training, note
+from speechseq.cli.terminal import add_force, need_training, note, refuse_existing
 from speechseq.errors import SpeechseqError
 
 if TYPE_CHECKING:
@@ -23,9 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--card", type=Path, help="YAML of what the model's card should say")
     parser.add_argument("--manifest", type=Path, help="compare on these, not on validation")
     parser.add_argument("--root", default="", help="place of the corpus")
+    add_force(parser, "MODEL.onnx")
 
 
 def run(arguments: argparse.Namespace) -> None:
+    refuse_existing(arguments.force, arguments.output)
     need_training()
     from speechseq.training.export import export, read_card
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
+from speechseq.cli.terminal import add_force, refuse_existing
 from speechseq.errors import UsageError
 
 HELP = "how good more recordings would make it, from runs on less of them"
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("inputs", nargs="+", metavar="RUN", help="run folder")
     parser.add_argument("-o", "--output", type=Path, metavar="PNG", help="draw a picture, too")
-    parser.add_argument("--force", action="store_true", help="write over the picture")
+    add_force(parser, "the picture")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -27,8 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     output = arguments.output
     if output and output.suffix.lower() != ".png":
         raise UsageError(f"{output}: a PNG is drawn; end its name in .png")
-    if output and os.path.lexists(output) and not arguments.force:
-        raise UsageError(f"{output}: is there already; --force writes over it")
+    refuse_existing(arguments.force, output)
     laws = fit_laws([read_point(name) for name in arguments.inputs])
     print(forecast_text(laws))
     if output:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechseq.cli.terminal import note
+from speechseq.cli.terminal import add_force, note, refuse_existing
 from speechseq.errors import SomeInputsFailed, SpeechseqError, UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("curves.png"), help="default: curves.png"
     )
-    parser.add_argument("--force", action="store_true", help="write over the picture")
+    add_force(parser, "the picture")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -31,8 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     output = arguments.output
     if output.suffix.lower() != ".png":
         raise UsageError(f"{output}: a PNG is drawn; end its name in .png")
-    if os.path.lexists(output) and not arguments.force:
-        raise UsageError(f"{output}: is there already; --force writes over it")
+    refuse_existing(arguments.force, output)
     curves, failed = _read(arguments.inputs)
     if curves:
         draw_curves(curves, output, overwrite=arguments.force)

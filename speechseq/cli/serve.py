@@ -20,6 +20,7 @@ from speechseq.cli.terminal import (
     open_recogniser,
 )
 from speechseq.errors import ModelError, UsageError
+from speechseq.server.hosts import is_loopback
 from speechseq.server.limits import Limits, flag
 
 if TYPE_CHECKING:
@@ -145,16 +146,6 @@ def _check_host(host: str, token: str | None) -> None:
         raise UsageError(
             f"--host {host}: others can reach it; give a token in --token-file or ${TOKEN_VARIABLE}"
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches a host."""
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _stop(*_: object) -> None:

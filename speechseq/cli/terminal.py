@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -46,6 +47,22 @@ class Bar:
         if self._terminal:
             print("\r\x1b[K", end="", file=sys.stderr)
         note(text)
+
+
+def add_force(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add --force, which `refuse_existing` asks for."""
+    parser.add_argument("--force", action="store_true", help=f"write over {what}")
+
+
+def refuse_existing(force: bool, *paths: Path | None) -> None:
+    """Refuse to write over what is there, unless it is forced.
+
+    Raises:
+        UsageError: one of the paths is there.
+    """
+    for path in paths:
+        if path is not None and os.path.lexists(path) and not force:
+            raise UsageError(f"{path}: is there already; --force writes over it")
 
 
 def add_decoder(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from speechseq.cli import serve as http
 from speechseq.cli.terminal import add_decoder, add_device, need_packages, note
 from speechseq.errors import ModelError, UsageError
+from speechseq.server.hosts import is_loopback
 from speechseq.server.limits import Limits, flag
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def _check_host(address: Address, is_open: bool) -> None:
     Raises:
         UsageError: it is not asked for.
     """
-    if address.scheme == "tcp" and not is_open and not http.is_loopback(address.host):
+    if address.scheme == "tcp" and not is_open and not is_loopback(address.host):
         raise UsageError(
             f"--uri tcp://{address.host}: others can reach it, and the protocol knows no password; "
             f"say --open if they may"

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from speechseq.server.hosts import is_loopback
 from speechseq.server.metrics import Metrics
 from speechseq.server.refusal import CLIENT_GONE, Refusal, failure
 
@@ -75,6 +76,9 @@ class Door:
     def _check(self, scope: Scope) -> None:
         """Check the token; where there is none, that no foreign web page uses this machine's.
 
+        A page's own server may have given its name this machine's address (DNS rebinding), so
+        that only names which always mean this machine are answered.
+
         Raises:
             Refusal: the token is wrong (401), or a page of another place asks (403).
         """
@@ -82,13 +86,24 @@ class Door:
         if scope["path"] in OPEN or scope["path"].startswith(PAGE_FILES):
             return
         if self.token is None:
-            origin = headers.get("origin")
-            if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+            origin, host = headers.get("origin"), headers.get("host")
+            if host is not None and not _is_this_machine(host):
+                message = "Host: not localhost; only a server with a token answers to other names"
+                raise Refusal(403, message, code="foreign_host")
+            if origin is not None and origin.partition("://")[2] != host:
                 message = "Origin: another site's page; only a server with a token answers those"
                 raise Refusal(403, message, code="foreign_origin")
         elif not _holds(headers.get("authorization", ""), self.token):
             message = "Authorization: wrong or no token; send 'Bearer' and the server's token"
             raise Refusal(401, message, code="invalid_api_key")
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether a Host header's name can mean no other machine."""
+    try:
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
+    except ValueError:
+        return False
 
 
 def _holds(header: str, token: str) -> bool:

@@ -8,6 +8,9 @@ from typing import Any
 
 from speechseq.errors import UsageError
 
+SLOWEST = 2.0
+"""A stream may last so many times as long as the longest audio: who sends slower is cut off."""
+
 
 def _limit(default: float, meaning: str) -> Any:
     return field(default=default, metadata={"meaning": meaning})
@@ -44,6 +47,11 @@ class Limits:
     def body_bytes(self) -> int:
         """Bytes of one upload."""
         return round(self.body_mb * 1e6)
+
+    @property
+    def stream_lifetime(self) -> float:
+        """Seconds that a stream, or one utterance of a connection, may take in all."""
+        return SLOWEST * self.stream_seconds + self.answer_seconds
 
     @property
     def total_bytes(self) -> int:

@@ -12,7 +12,7 @@ from speechseq.long_audio import LONG_SECONDS
 from speechseq.server.body import read_body
 from speechseq.server.refusal import Refusal
 from speechseq.server.service import Service
-from speechseq.server.site import INDEX, MEDIA_TYPES, POLICY, offer, page_files
+from speechseq.server.site import INDEX, MEDIA_TYPES, MODEL_TYPE, POLICY, offer, page_files
 from speechseq.server.sound import too_long
 
 HEADERS = {
@@ -99,7 +99,10 @@ def _wrong(what: str) -> Refusal:
 def _file(request: Request, path: Path) -> Response:
     """Return a file, or that the browser has it already."""
     response = FileResponse(
-        path, media_type=MEDIA_TYPES[path.suffix], headers=HEADERS, stat_result=path.stat()
+        path,
+        media_type=MEDIA_TYPES.get(path.suffix, MODEL_TYPE),
+        headers=HEADERS,
+        stat_result=path.stat(),
     )
     if request.headers.get("if-none-match") == response.headers["etag"]:
         return Response(status_code=304, headers={**HEADERS, "ETag": response.headers["etag"]})

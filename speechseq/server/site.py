@@ -36,6 +36,9 @@ MEDIA_TYPES = {
 }
 """What files are, by their endings; the system's own table may say anything."""
 
+MODEL_TYPE = MEDIA_TYPES[".onnx"]
+"""What a model file is, whatever its name ends in."""
+
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"

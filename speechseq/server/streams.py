@@ -32,9 +32,6 @@ RATES = (8000, 48000)
 INTERIM_SECONDS = 1.0
 """Least time from one interim text to the next."""
 
-SLOWEST = 2.0
-"""A stream may last so many times as long as the longest audio: who sends slower is cut off."""
-
 CLOSE_CODES = {408: 1008, 413: 1009, 429: 1013, 500: 1011, 503: 1013}
 """WebSocket's close codes by HTTP's statuses; 1008 stands for all others."""
 
@@ -146,10 +143,9 @@ async def stream(socket: WebSocket) -> None:
 
 async def _guarded(socket: WebSocket, service: Service) -> None:
     """Hold the conversation within its time; say what went wrong with it, and close."""
-    lifetime = SLOWEST * service.limits.stream_seconds + service.limits.answer_seconds
     try:
         try:
-            async with asyncio.timeout(lifetime):
+            async with asyncio.timeout(service.limits.stream_lifetime):
                 await _converse(socket, service)
                 await socket.close()
         except TimeoutError:

@@ -179,7 +179,17 @@ class Endpoint:
         await line.read_out()
 
     async def _converse(self, line: Line) -> None:
-        """Answer utterance after utterance; what one was asked for does not hold for the next."""
+        """Answer utterance after utterance, each in its time, which pings do not lengthen."""
+        while not self._stopping:
+            try:
+                async with asyncio.timeout(self.service.limits.stream_lifetime):
+                    await self._exchange(line)
+            except TimeoutError:
+                message = "connection: open for too long without an utterance; start another"
+                raise Refusal(408, message, code="timeout") from None
+
+    async def _exchange(self, line: Line) -> None:
+        """Answer what comes, to the end of an utterance; what it was asked for is for it alone."""
         name = self._name({})
         while not self._stopping:
             event = await line.read()
@@ -189,7 +199,7 @@ class Endpoint:
                 self._enter(hearing=True)
                 await self._hear(line, Sound.of(event), name)
                 self._enter(hearing=False)
-                name = self._name({})
+                return
             else:
                 await self._aside(line, event)
 
