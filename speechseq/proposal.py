@@ -64,6 +64,11 @@ class Proposal:
     sections: Mapping[str, Mapping[str, tuple[Any, str]]]
     warnings: Sequence[str]
 
+    @property
+    def scored_split(self) -> str:
+        """The split to be scored on: test, or validation where there is too little for one."""
+        return "test" if any(u.split == "test" for u in self.utterances) else "validation"
+
 
 def corpus_of(place: Path) -> str:
     """Return which of the user's layouts a place has: folder, csv or jsonl.

@@ -268,6 +268,19 @@ def test_init_says_what_is_wrong(
     assert not (tmp_path / "tones").exists()
 
 
+def test_init_says_which_split_to_score_on(
+    folder: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "few", "--from", str(folder)]) == 0
+    few = propose(folder, "few")
+    assert few.scored_split == "validation"
+    said = "speechseq evaluate runs/few --split validation"
+    assert said in capsys.readouterr().err
+    more = dataclasses.replace(few, utterances=split(utterances(400))[0])
+    assert more.scored_split == "test"
+
+
 def test_silence_in_a_manifest_is_no_file(tones: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = [dataclasses.replace(u, split="train") for u in read_manifest(tones)]

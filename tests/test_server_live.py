@@ -38,7 +38,8 @@ def request_bytes(file: bytes = CLIP) -> bytes:
     """A whole request, as it goes over the wire."""
     body, boundary = encoded([("file", ("clip.wav", file))], {})
     head = (
-        f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+        f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n"
         f"Content-Type: multipart/form-data; boundary={boundary.decode()}\r\n\r\n"
     )
     return head.encode() + body

@@ -1,4 +1,4 @@
-"""speechseq data: list, download, prepare, compose, shard and count corpora."""
+"""speechseq data: corpora listed, downloaded, prepared, counted, composed and sharded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from speechseq.files import Archive
     from speechseq.manifest import Utterance
 
-HELP = "list, download, prepare, compose, shard and count corpora"
+HELP = "corpora: list, download, prepare, stats, compose, shard"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -41,5 +41,6 @@ def run(arguments: argparse.Namespace) -> None:
     recipe = write_proposal(proposal, folder.name, folder)
     for line in (*proposal.head, *(f"mind: {warning}" for warning in proposal.warnings)):
         note(line)
-    note(f"now: speechseq train {recipe} && speechseq evaluate runs/{folder.name} --split test")
+    scored = f"speechseq evaluate runs/{folder.name} --split {proposal.scored_split}"
+    note(f"now: speechseq train {recipe} && {scored}")
     print(recipe)
