@@ -27,7 +27,7 @@ def commands(page: Path) -> list[list[str]]:
     parts = [
         part.strip()
         for block in blocks
-        for line in block.splitlines()
+        for line in block.replace("\\\n", " ").splitlines()
         for part in re.split(r"&&|\||;", line)
     ]
     found = [shlex.split(part, comments=True) for part in parts if part.startswith("speechseq ")]
