@@ -25,7 +25,7 @@ LOOKS = 3
 """So many looks together tell what was said (scripts/measure_spotting.py)."""
 
 LEAST_CONFIDENCE = 0.6
-"""Mean probability over the looks from which a word is said."""
+"""Mean probability over the looks from which a word is said, where the recipe has no other."""
 
 AGAIN_SECONDS = 1.3
 """The same word is not said twice in so long a time: it is still in sight."""
@@ -46,8 +46,9 @@ class Spotter:
     def __init__(self, classify: Classify, vocabulary: Vocabulary, recipe: Recipe):
         self._classify = classify
         self._rate = recipe.features.rate
-        self._least = max(LEAST_CONFIDENCE, recipe.decoding.least_confidence)
-        self._words = {n: t for n, t in enumerate(vocabulary.tokens) if t not in NO_TEXT}
+        self._least = recipe.decoding.least_confidence or LEAST_CONFIDENCE
+        self._labels = vocabulary.tokens
+        self._are_words = np.array([label not in NO_TEXT for label in self._labels])
         self._clip = round(recipe.decoding.clip_seconds * self._rate)
         self._hop = round(LOOK_SECONDS * self._rate)
         self._floor = NoiseFloor(self._rate)
@@ -114,9 +115,9 @@ class Spotter:
         clips = [self._held[n * self._hop :][: self._clip] for n in range(count)]
         self._held = self._held[count * self._hop :]
         heard = [number for number, clip in enumerate(clips) if self._stands_out(clip, number)]
-        scores = np.zeros((count, max(self._words, default=0) + 1))
+        scores = np.zeros((count, len(self._labels)))
         if heard:
-            scores[heard] = self._classify([clips[n] for n in heard])[:, : scores.shape[1]]
+            scores[heard] = self._classify([clips[n] for n in heard])
         return scores
 
     def _stands_out(self, clip: np.ndarray, number: int) -> bool:
@@ -128,12 +129,11 @@ class Spotter:
 
     def _spotted(self) -> list[Word]:
         """Return the word that the last looks agree on, if there is one and it is new."""
-        means = np.mean(self._looks, axis=0)
-        best = max(self._words, key=lambda number: float(means[number]), default=None)
-        if len(self._looks) < LOOKS or best is None or means[best] < self._least:
+        means = np.mean(self._looks, axis=0) * self._are_words
+        best = int(means.argmax())
+        if len(self._looks) < LOOKS or means[best] < self._least:
             return []
-        end = min(self._looked, self._samples) / self._rate
-        text = self._words[best]
+        end, text = min(self._looked, self._samples) / self._rate, self._labels[best]
         if any(word.text == text and end - word.end < AGAIN_SECONDS for word in self._said[-5:]):
             return []
         start = max((self._looked - self._clip) / self._rate, 0.0)

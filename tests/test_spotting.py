@@ -129,6 +129,8 @@ def test_less_sure_words_are_left_out() -> None:
     both = 0.8 * low + 0.6 * high
     assert spotter().hear(both) == "low"
     assert spotter(least_confidence=0.7).hear(both) == ""
+    equal = 0.7 * low + 0.7 * high
+    assert spotter().hear(equal) == "" != spotter(least_confidence=0.4).hear(equal)
 
 
 def test_it_rests_a_while_after_a_word() -> None:
