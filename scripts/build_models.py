@@ -54,6 +54,7 @@ class Source:
 
 SOURCES = {
     "digits": Source("fsdd/digits_in_noise", "test"),
+    "digits-live": Source("fsdd/one_direction", "test"),
     "commands-en": Source("speech_commands/nine_classes", "canonical-test"),
     "commands-ar": Source("arabic_speech_commands/commands", "validation"),
     "commands-ar-small": Source("arabic_speech_commands/small", "validation"),

@@ -46,6 +46,18 @@ def test_all_of_a_file_is_heard_first(call: Call) -> None:
     assert call("listen", SAMPLE, "--fast", "--latency", "inf") == (0, expected, "")
 
 
+def test_one_direction_says_a_word_soon_after_its_end() -> None:
+    live, sound = load("digits-live"), read_audio(SAMPLE, RATE)
+    assert live.hear_on, "it goes on from where it was"
+    stream, waits = live.stream(), []
+    for piece in np.split(sound, range(400, len(sound), 400)):
+        if stream.hear(piece):
+            waits.append(stream.seconds - stream.sure.words[-1].end)
+    stream.finish()
+    assert stream.sure.text == live.transcribe(SAMPLE).text == "nine one one"
+    assert len(waits) >= 2 and max(waits) < 0.2
+
+
 def test_a_classifier_says_nothing_where_there_are_none_of_its_words(call: Call) -> None:
     assert call("listen", SAMPLE, "--fast", "-m", "commands-en") == (0, "", "")
 
