@@ -18,7 +18,7 @@ from speechseq.recogniser import load
 from speechseq.tokens import Vocabulary
 from speechseq.training import export as export_module
 from speechseq.training.encoder import CELLS, FRONT_ENDS, SpeechNetwork
-from speechseq.training.export import TOLERANCE, build_graph, export_network
+from speechseq.training.export import TOLERANCE, _gap, build_graph, export_network
 from speechseq.training.features import FEATURES
 
 
@@ -41,6 +41,14 @@ def assert_parity(path: Path, model: dict[str, object], features: dict[str, obje
     assert found.largest_difference < TOLERANCE
     assert found.different_texts == 0
     assert path.is_file()
+
+
+def test_unlikely_tokens_may_differ_in_proportion() -> None:
+    likely, unlikely = np.array([[-1.0, -4.9]]), np.array([[-20.0, -30.0]])
+    assert _gap(likely, likely + 2e-4) == pytest.approx(2e-4)
+    assert _gap(unlikely, unlikely + np.array([[4e-4, 0.0]])) == pytest.approx(1e-4, rel=1e-3)
+    assert _gap(likely, unlikely) == pytest.approx(25.1)
+    assert _gap(likely, likely[:, :1]) == _gap(likely, likely * np.nan) == float("inf")
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -40,6 +40,9 @@ Note = Callable[[str], None]
 TOLERANCE = 1e-4
 """Largest difference of a log-probability that the parity gate lets through."""
 
+LIKELY = -5.0
+"""Tokens less likely than that, under 1 %, may differ in proportion to their log-probability."""
+
 PARITY_BATCHES = (1, 3, 8)
 STREAM_BLOCKS = 7
 
@@ -49,7 +52,10 @@ MOST_INT8_LOSS = 0.01
 
 @dataclass(frozen=True)
 class Parity:
-    """How far two networks are apart: the largest difference of a log-probability, and texts."""
+    """How far two networks are apart: the largest difference of a log-probability, and texts.
+
+    Below LIKELY a difference counts as its share of the log-probability, times LIKELY.
+    """
 
     clips: int
     largest_difference: float
@@ -79,10 +85,10 @@ def parity(one: Recogniser, other: Recogniser, clips: Sequence[np.ndarray]) -> P
 
 
 def _gap(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the largest difference of two arrays; inf if there is no telling."""
+    """Return the largest difference, as `Parity` counts it; inf if there is no telling."""
     if one.shape != other.shape:
         return float("inf")
-    gap = float(np.abs(one - other).max())
+    gap = float((np.abs(one - other) / np.maximum(np.maximum(one, other) / LIKELY, 1.0)).max())
     return gap if np.isfinite(gap) else float("inf")
 
 
