@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Set
 
 import numpy as np
@@ -87,7 +87,7 @@ def measure(recogniser: Recogniser, count: int) -> None:
         name = "none" if snr_db is None else f"{snr_db:g} dB below"
         print(f"| {name} | {rate} | " + " | ".join(map(str, np.sum(kinds, axis=0))) + " |")
     said: Counter[str] = Counter()
-    minutes: Counter[str] = Counter()
+    minutes: defaultdict[str, float] = defaultdict(float)
     for name, samples in alone(recogniser.rate, set(recogniser.vocabulary.tokens)):
         said[name] += len(spotted(recogniser, samples).split())
         minutes[name] += len(samples) / recogniser.rate / 60
