@@ -94,6 +94,7 @@ STUDIES = {
             "no layer norm": ("model.layer_norm=false",),
             "label smoothing 0.1": ("training.label_smoothing=0.1",),
             "a third of the loss on the first layer": ("training.intermediate=0.3",),
+            "which letters there are, as a second task": ("training.auxiliary=0.3",),
             "two views that agree, half the epochs": (
                 "training.consistency=0.2", "training.epochs=10",
             ),

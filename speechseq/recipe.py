@@ -220,13 +220,14 @@ class TrainingSettings:
     number of validations without a better score after which training stops; 0 never stops early.
     `consistency` is the weight of agreement between two views of each utterance, masked
     differently; 0 makes but one. `intermediate` is the share of the loss that falls on the layer
-    half-way, read through the same head (CTC only). `logit_adjustment` is for classes of unequal
-    number: in the loss alone, so many times the log of its share in training is added to each
-    class' score, so that the network itself favours none. `base` is a model (bundled name, file or
-    run) to start from: its features, front end and recurrent layers; the head is new, unless the
-    tokens are the same, and learns alone for `frozen_epochs`. `teacher` is a larger model of the
-    same features and tokens, whose log-probabilities are learnt with `teacher_weight`, the texts
-    with the rest.
+    half-way, read through the same head (CTC only). `auxiliary` is the weight of a second task
+    beside CTC: to tell from the mean of all states which tokens are in the text. `logit_adjustment`
+    is for classes of unequal number: in the loss alone, so many times the log of its share in
+    training is added to each class' score, so that the network itself favours none. `base` is a
+    model (bundled name, file or run) to start from: its features, front end and recurrent layers;
+    the head is new, unless the tokens are the same, and learns alone for `frozen_epochs`. `teacher`
+    is a larger model of the same features and tokens, whose log-probabilities are learnt with
+    `teacher_weight`, the texts with the rest.
     """
 
     epochs: int = 30
@@ -243,6 +244,7 @@ class TrainingSettings:
     label_smoothing: float = 0.0
     consistency: float = 0.0
     intermediate: float = 0.0
+    auxiliary: float = 0.0
     logit_adjustment: float = 0.0
     base: str = ""
     frozen_epochs: int = 0
@@ -366,6 +368,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "training.label_smoothing": (0.0, 0.9),
     "training.consistency": (0.0, 100.0),
     "training.intermediate": (0.0, 0.9),
+    "training.auxiliary": (0.0, 100.0),
     "training.logit_adjustment": (0.0, 10.0),
     "training.frozen_epochs": (0, 100_000),
     "training.teacher_weight": (0.0, 1.0),
@@ -483,6 +486,8 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield "training.logit_adjustment evens out classes, which need model.head classify; set 0"
     if recipe.training.intermediate and (model.head != "ctc" or model.layers < 2):
         yield "training.intermediate needs model.head ctc and two model.layers or more; set it to 0"
+    if recipe.training.auxiliary and model.head != "ctc":
+        yield "training.auxiliary is a task beside CTC, which needs model.head ctc; set it to 0"
     if recipe.training.frozen_epochs and not recipe.training.base:
         yield "training.frozen_epochs waits for nothing without training.base; set it to 0"
     if augment.vocal_tract and features.mel_scale != "htk":

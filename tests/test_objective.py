@@ -1,4 +1,4 @@
-"""What a batch costs: mixtures of utterances, and the loss on the layer half-way."""
+"""What a batch costs: mixtures of utterances, the loss on the layer half-way, a second task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from speechseq.training.augment import mix_up, mixed_share
 from speechseq.training.data import Batch, collate
 from speechseq.training.encoder import SpeechNetwork
 from speechseq.training.loop import train
-from speechseq.training.loss import Sums, blended, loss_sums
+from speechseq.training.loss import Sums, blended, loss_sums, presence_loss
 from speechseq.training.objective import Objective, from_features
 
 CPU = torch.device("cpu")
@@ -101,12 +101,13 @@ def test_a_mixture_is_to_be_both_of_its_classes() -> None:
 def test_the_middle_is_what_a_network_of_half_the_layers_would_give(layers: int) -> None:
     network = SpeechNetwork(recipe(layers=layers), 5).eval()
     sent = batch()
-    log_probs, sizes, middle = network.with_middle(sent.log_mels, sent.lengths)
+    found = network.to_learn_from(sent.log_mels, sent.lengths, middle=True)
     whole, same = network.from_features(sent.log_mels, sent.lengths)
-    assert log_probs.equal(whole) and sizes.equal(same)
+    assert found.log_probs.equal(whole) and found.lengths.equal(same) and found.presence is None
     network.encoder.layers = network.encoder.layers[: layers // 2]
     half, _ = network.from_features(sent.log_mels, sent.lengths)
-    assert middle.equal(half) and not middle.equal(whole)
+    assert found.middle is not None
+    assert found.middle.equal(half) and not found.middle.equal(whole)
 
 
 @pytest.mark.parametrize("views", [{}, {"consistency": 0.5}])
@@ -122,6 +123,42 @@ def test_part_of_the_loss_falls_on_the_layer_half_way(views: dict[str, float]) -
     torch.testing.assert_close(losses[1] - whole, 2 * (losses[0] - whole))
 
 
+def test_what_is_in_the_text_is_told_from_the_mean_of_its_own_frames() -> None:
+    network = SpeechNetwork(recipe(training={"auxiliary": 0.5}), 5).eval()
+    sent = batch()
+    states, _, sizes = network.encoder(sent.log_mels, sent.lengths)
+    found = network.to_learn_from(sent.log_mels, sent.lengths).presence
+    assert found is not None and network.auxiliary is not None
+    for row, size in enumerate(sizes.tolist()):
+        expected = network.auxiliary(states[row, :size].mean(0))
+        torch.testing.assert_close(found[row], expected)
+
+
+def test_tokens_that_are_in_the_text_are_to_be_told() -> None:
+    labels, lengths = torch.tensor([1, 1, 3, 2]), torch.tensor([3, 0, 1])
+    there = torch.tensor([[0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0]])
+    right = 40.0 * (2 * there - 1)
+    assert presence_loss(right, labels, lengths) < 1e-6
+    assert presence_loss(torch.cat([right, right]), labels, lengths) < 1e-6
+    wrong = right.clone()
+    wrong[1, 1] = 40.0
+    torch.testing.assert_close(presence_loss(wrong, labels, lengths), torch.tensor(40.0))
+
+
+@pytest.mark.parametrize("views", [{}, {"consistency": 0.5}])
+def test_the_second_task_is_added_to_the_loss(views: dict[str, float]) -> None:
+    made = recipe(training={"auxiliary": 0.5, **views})
+    network = SpeechNetwork(made, 5)
+    found = cost(made, network)
+    twice = cost(recipe(training={"auxiliary": 1.0, **views}), network)
+    assert found.missed > 0 and found.true == twice.true
+    one, two = (
+        sums.over(sums.labels, sums.frames, settings.training)
+        for sums, settings in ((found, made), (twice, recipe(training={"auxiliary": 1.0, **views})))
+    )
+    torch.testing.assert_close(two - one, 0.5 * found.missed / found.labels)
+
+
 def test_blended_sums_keep_what_is_no_loss() -> None:
     one, other = (
         Sums(*map(torch.tensor, values)) for values in ((4.0, 1.0, 2, 3), (8.0, 9.0, 5, 6))
@@ -132,7 +169,11 @@ def test_blended_sums_keep_what_is_no_loss() -> None:
 
 @pytest.mark.parametrize(
     ("tokens", "setting"),
-    [("classes", "augment.mixup=0.5"), ("words", "training.intermediate=0.3")],
+    [
+        ("classes", "augment.mixup=0.5"),
+        ("words", "training.intermediate=0.3"),
+        ("words", "training.auxiliary=0.3"),
+    ],
 )
 def test_both_are_learnt_from(tokens: str, setting: str, write_recipe, tmp_path: Path) -> None:
     changes = ["model.layers=2", "training.epochs=25", "training.batch=4", setting]

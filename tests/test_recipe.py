@@ -279,6 +279,10 @@ CONTRADICTIONS = [
         "{model: {layers: 1}, training: {intermediate: 0.3}}",
         "training.intermediate needs model.head ctc and two model.layers or more; set it to 0",
     ),
+    (
+        "{model: {head: classify}, data: {tokens: classes}, training: {auxiliary: 0.3}}",
+        "training.auxiliary is a task beside CTC, which needs model.head ctc; set it to 0",
+    ),
     ("augment: {speeds: []}", "augment.speeds holds a factor outside 0.25 to 4; correct it"),
     ("augment: {speeds: [1, 5]}", "augment.speeds holds a factor outside 0.25 to 4; correct it"),
     ("augment: {speeds: [.nan]}", "augment.speeds holds a factor outside 0.25 to 4; correct it"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -227,10 +227,10 @@ class ClassifyHead(nn.Module):
 
     def weights(self, states: Tensor, lengths: Tensor) -> Tensor:
         """Return each frame's share (batch, frames, heads) in a mean over the utterance."""
-        mask = within(lengths, states.shape[1])
         if self.attention is None:
-            return (mask.to(states) / lengths.unsqueeze(1)).unsqueeze(2)
-        scores = self.attention(states).masked_fill(~mask.unsqueeze(2), float("-inf"))
+            return even_shares(states, lengths)
+        outside = ~within(lengths, states.shape[1])
+        scores = self.attention(states).masked_fill(outside.unsqueeze(2), float("-inf"))
         return cast(Tensor, scores).softmax(dim=1)
 
     def forward(self, states: Tensor, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -247,9 +247,27 @@ class ClassifyHead(nn.Module):
         return torch.cat([last[:, : self.forward_dims], states[:, 0, self.forward_dims :]], dim=1)
 
 
+def even_shares(states: Tensor, lengths: Tensor) -> Tensor:
+    """Return the shares (batch, frames, 1) of a plain mean over each utterance's own frames."""
+    return (within(lengths, states.shape[1]).to(states) / lengths.unsqueeze(1)).unsqueeze(2)
+
+
 def _at_last(frames: Tensor, lengths: Tensor) -> Tensor:
     rows = torch.arange(len(lengths), device=lengths.device)
     return frames[rows, lengths - 1]
+
+
+class Learnt(NamedTuple):
+    """What a loss is taken of: the head's answer, and what only training asks for.
+
+    `log_probs` is (batch, frames, tokens), as is `middle`, what the head makes of the layer
+    half-way; `presence` (batch, tokens) are the logits of each token's being in the text at all.
+    """
+
+    log_probs: Tensor
+    lengths: Tensor
+    middle: Tensor | None = None
+    presence: Tensor | None = None
 
 
 class SpeechNetwork(nn.Module):
@@ -265,20 +283,26 @@ class SpeechNetwork(nn.Module):
         self.head = choose(HEADS, recipe.model.head, "model.head")(
             self.encoder, tokens, recipe.model
         )
+        self.auxiliary = nn.Linear(self.encoder.dims, tokens) if recipe.training.auxiliary else None
 
     def from_features(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return log-probabilities of features (batch, frames, dims)."""
         states, inputs, lengths = self.encoder(frames, lengths)
         return cast(tuple[Tensor, Tensor], self.head(states, inputs, lengths))
 
-    def with_middle(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what `from_features` does, and what the head makes of the layer half-way.
+    def to_learn_from(self, frames: Tensor, lengths: Tensor, *, middle: bool = False) -> Learnt:
+        """Return what `from_features` does, and all else that the recipe's loss is taken of.
 
         Source: Lee and Watanabe 2021, Intermediate loss regularization for CTC.
         """
         states, inputs, lengths = self.encoder.every_layer(frames, lengths)
-        middle, _ = self.head(states[len(states) // 2 - 1], inputs, lengths)
-        return *self.head(states[-1], inputs, lengths), middle
+        log_probs, sizes = self.head(states[-1], inputs, lengths)
+        half_way = self.head(states[len(states) // 2 - 1], inputs, lengths)[0] if middle else None
+        presence = None
+        if self.auxiliary is not None:
+            shares = even_shares(states[-1], lengths).transpose(1, 2)
+            presence = self.auxiliary((shares @ states[-1]).squeeze(1))
+        return Learnt(log_probs, sizes, half_way, presence)
 
     def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         return self.from_features(*self.features(samples, lengths))

@@ -18,8 +18,8 @@ PLAIN = TrainingSettings()
 class Sums:
     """A batch's loss before it is divided: over labels, and, for smoothing, over frames.
 
-    `apart` is how much two views of the same utterances differ, `untaught` how much what a teacher
-    makes of them differs.
+    `apart` is how much two views of the same utterances differ, `missed` how wrong the second task
+    is beside CTC, `untaught` how much what a teacher makes of them differs.
     """
 
     true: Tensor
@@ -27,6 +27,7 @@ class Sums:
     labels: Tensor
     frames: Tensor
     apart: Tensor | float = 0.0
+    missed: Tensor | float = 0.0
     untaught: Tensor | None = None
 
     def over(self, labels: Tensor, frames: Tensor, settings: TrainingSettings) -> Tensor:
@@ -36,7 +37,8 @@ class Sums:
         if self.untaught is not None:
             share = settings.teacher_weight
             loss = (1 - share) * loss + share * self.untaught / labels
-        return loss + settings.consistency * self.apart / labels
+        beside = settings.consistency * self.apart + settings.auxiliary * self.missed
+        return loss + beside / labels
 
 
 def loss_of(
@@ -105,6 +107,19 @@ def two_view_sums(
     sizes = lengths.chunk(2)[0]
     apart = (divergence(other, one, sizes) + divergence(one, other, sizes)) / 2
     return Sums(both.true / 2, both.even / 2, both.labels / 2, both.frames / 2, apart)
+
+
+def presence_loss(logits: Tensor, labels: Tensor, label_lengths: Tensor) -> Tensor:
+    """Return the summed binary cross-entropy of which tokens are in each text.
+
+    `logits` is (views · batch, tokens), all utterances' first views first; labels stand one text
+    behind the other, so many of each.
+    """
+    there = logits.new_zeros(len(label_lengths), logits.shape[1], dtype=torch.float32)
+    rows = torch.arange(len(label_lengths), device=logits.device)
+    there[rows.repeat_interleave(label_lengths), labels] = 1.0
+    there = there.repeat(len(logits) // len(there), 1)
+    return nn.functional.binary_cross_entropy_with_logits(logits.float(), there, reduction="sum")
 
 
 def blended(one: Sums, other: Sums, share: float) -> Sums:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from speechseq.recipe import Recipe
 from speechseq.training.augment import Mixture, mix_up, mixed_share, spec_augment
 from speechseq.training.data import Batch
-from speechseq.training.encoder import SpeechNetwork
+from speechseq.training.encoder import Learnt, SpeechNetwork
 from speechseq.training.features import Features, within
 from speechseq.training.loss import (
     Sums,
@@ -19,6 +19,7 @@ from speechseq.training.loss import (
     blended,
     divergence,
     loss_sums,
+    presence_loss,
     two_view_sums,
 )
 
@@ -39,7 +40,7 @@ def computed_in(recipe: Recipe, device: torch.device) -> torch.dtype:
 class FromFeatures(nn.Module):
     """A network from its features on; what gradients are taken through.
 
-    With `middle` it also gives what the head makes of the layer half-way.
+    With `middle` that holds what the head makes of the layer half-way.
     """
 
     def __init__(self, network: SpeechNetwork, *, middle: bool):
@@ -47,10 +48,8 @@ class FromFeatures(nn.Module):
         self.network = network
         self.middle = middle
 
-    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-        if self.middle:
-            return self.network.with_middle(frames, lengths)
-        return self.network.from_features(frames, lengths)
+    def forward(self, frames: Tensor, lengths: Tensor) -> Learnt:
+        return self.network.to_learn_from(frames, lengths, middle=self.middle)
 
 
 def from_features(network: SpeechNetwork, recipe: Recipe) -> FromFeatures:
@@ -88,25 +87,28 @@ class Objective:
         )
         precision = computed_in(recipe, self.device)
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
-            log_probs, sizes, *early = network(frames, lengths.repeat(views))
+            learnt: Learnt = network(frames, lengths.repeat(views))
         labels, label_lengths = self._send(batch.labels), self._send(batch.label_lengths)
-        learnt = log_probs
+        log_probs, sizes = learnt.log_probs, learnt.lengths
         if self.shares is not None:
-            learnt = adjusted(log_probs, self.shares, settings.logit_adjustment)
+            log_probs = adjusted(log_probs, self.shares, settings.logit_adjustment)
         measure = two_view_sums if views == 2 else loss_sums
-        sums = measure(learnt, sizes, labels, label_lengths)
+        sums = measure(log_probs, sizes, labels, label_lengths)
         if mixture:
-            partners = measure(learnt, sizes, labels[mixture.partners], label_lengths)
+            partners = measure(log_probs, sizes, labels[mixture.partners], label_lengths)
             sums = blended(sums, partners, mixture.share)
-        for middle in early:
-            half_way = measure(middle, sizes, labels, label_lengths)
+        if learnt.middle is not None:
+            half_way = measure(learnt.middle, sizes, labels, label_lengths)
             sums = blended(sums, half_way, settings.intermediate)
+        if learnt.presence is not None:
+            missed = presence_loss(learnt.presence, labels, label_lengths)
+            sums = replace(sums, missed=missed / views)
         if self.teacher is None:
             return sums
         with torch.inference_mode():
             target, _ = self.teacher.from_features(features, lengths)
         target = target.clone().repeat(views, 1, 1)
-        return replace(sums, untaught=divergence(target, log_probs, sizes) / views)
+        return replace(sums, untaught=divergence(target, learnt.log_probs, sizes) / views)
 
     def _mixture(self, log_mels: Tensor, lengths: Tensor, batch: Batch, step: int) -> Mixture:
         """Return a batch's features, mixed: the share is the step's, partners are the piece's."""
