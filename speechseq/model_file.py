@@ -16,7 +16,8 @@ from typing import Any
 import onnxruntime
 
 from speechseq.errors import ModelError, SpeechseqError, nearest
-from speechseq.recipe import Recipe, recipe_from_dict
+from speechseq.recipe import Recipe
+from speechseq.recipe_checks import recipe_from_dict
 from speechseq.tokens import Vocabulary
 
 FORMAT = "1"

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from speechseq.errors import UsageError
-from speechseq.recipe import Recipe, recipe_from_dict
+from speechseq.recipe import Recipe
+from speechseq.recipe_checks import recipe_from_dict
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 
 from speechseq.errors import ModelError, SpeechseqError
 from speechseq.model_file import RUN_METRICS, RUN_MODEL, RUN_RECIPE, RUN_WEIGHTS
-from speechseq.recipe import BOUNDS, ModelSettings
+from speechseq.recipe import ModelSettings
+from speechseq.recipe_checks import BOUNDS
 from speechseq.recipe_file import read_recipe
 
 HEADER_BYTES = 1 << 20

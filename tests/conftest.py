@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from speechseq.audio import write_wav
+from speechseq.errors import UsageError
 from speechseq.manifest import Utterance, write_manifest
 
 RATE = 8000
@@ -117,6 +118,33 @@ def write_recipe(tones: Path, tmp_path: Path):
 
 
 Fails = Callable[..., str]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path):
+    """Return a function that reads a recipe text, with overrides."""
+    from speechseq.recipe_file import read_recipe
+
+    def read(text: str, *overrides: str):
+        path = tmp_path / "mine.yaml"
+        path.write_text(text, encoding="utf-8")
+        return read_recipe(path, overrides)
+
+    return read
+
+
+@pytest.fixture
+def refusal(recipe, tmp_path: Path) -> Fails:
+    """Return a function that reads a wrong recipe text, and returns what is said of it."""
+
+    def read(text: str, *overrides: str) -> str:
+        with pytest.raises(UsageError) as caught:
+            recipe(text, *overrides)
+        message = str(caught.value)
+        assert len(message.splitlines()) == 1
+        return message.removeprefix(f"{tmp_path / 'mine.yaml'}: ")
+
+    return read
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import httpx2
 import numpy as np
 import soundfile
 
-from speechseq.recipe import recipe_from_dict
+from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recogniser import Recogniser
 from speechseq.server.app import build_app
 from speechseq.server.forms import boundary_of

@@ -17,7 +17,8 @@ from test_parity import made, rewritten
 from speechseq.cli import main
 from speechseq.errors import ModelError, UsageError
 from speechseq.model_file import metadata, read_model
-from speechseq.recipe import Recipe, recipe_from_dict
+from speechseq.recipe import Recipe
+from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recipe_file import read_recipe
 from speechseq.tokens import Vocabulary
 from speechseq.training.base import network_of_graph, settings_of_base, start_from, weights_of

@@ -20,7 +20,8 @@ from speechseq.corpora import CORPORA
 from speechseq.errors import AudioError, DataError
 from speechseq.files import CACHE_VARIABLE, cache_folder
 from speechseq.manifest import Utterance, read_manifest
-from speechseq.recipe import FeatureSettings, Recipe, recipe_from_dict
+from speechseq.recipe import FeatureSettings, Recipe
+from speechseq.recipe_checks import recipe_from_dict
 from speechseq.tokens import BLANK_TOKEN, NO_TEXT
 from speechseq.training import data as data_module
 from speechseq.training.augment import NOISE_TILTS

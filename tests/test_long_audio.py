@@ -21,7 +21,8 @@ from speechseq.long_audio import (
     whole_or_blocks,
     windows,
 )
-from speechseq.recipe import Recipe, recipe_from_dict
+from speechseq.recipe import Recipe
+from speechseq.recipe_checks import recipe_from_dict
 
 
 def recipe(hop_samples: int = 80, stride: int = 1, edge_samples: int = 0) -> Recipe:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_loop import rows
 
-from speechseq.recipe import Recipe, recipe_from_dict
+from speechseq.recipe import Recipe
+from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recipe_file import read_recipe
 from speechseq.training.augment import mix_up, mixed_share
 from speechseq.training.data import Batch, collate

@@ -29,7 +29,7 @@ from speechseq.audio import read_audio, write_wav
 from speechseq.corpora import CORPORA
 from speechseq.decoding import Hypothesis, decoder_for
 from speechseq.model_file import read_model
-from speechseq.recipe import recipe_from_dict
+from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recogniser import Recogniser, load
 from speechseq.server.site import describe, write_site
 from speechseq.tokens import BLANK_TOKEN, UNKNOWN, Vocabulary

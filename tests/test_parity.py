@@ -13,7 +13,8 @@ import torch
 
 from speechseq.errors import GateFailed, ModelError
 from speechseq.model_file import KEYS, read_model
-from speechseq.recipe import Recipe, recipe_from_dict
+from speechseq.recipe import Recipe
+from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recogniser import load
 from speechseq.tokens import Vocabulary
 from speechseq.training import export as export_module

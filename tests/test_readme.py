@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from speechseq.cli import COMMANDS, build_parser
-from speechseq.recipe import Recipe, recipe_from_dict
+from speechseq.recipe import Recipe
+from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recipe_file import read_recipe
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,8 @@ from speechseq import recogniser as recogniser_module
 from speechseq.audio import read_audio, write_wav
 from speechseq.errors import AudioError, ModelError, UsageError
 from speechseq.long_audio import LONG_SECONDS
-from speechseq.recipe import DecodingSettings, Recipe, recipe_from_dict
+from speechseq.recipe import DecodingSettings, Recipe
+from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recogniser import Network, Recogniser, Recognition, Word, by_length, load, pad
 from speechseq.tokens import BLANK_TOKEN, UNKNOWN, Vocabulary
 from speechseq.training.encoder import SpeechNetwork

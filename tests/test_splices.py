@@ -9,7 +9,8 @@ import pytest
 
 from speechseq.errors import DataError
 from speechseq.manifest import Utterance
-from speechseq.recipe import AugmentSettings, Recipe, recipe_from_dict
+from speechseq.recipe import AugmentSettings, Recipe
+from speechseq.recipe_checks import recipe_from_dict
 from speechseq.tokens import SILENCE, UNKNOWN, Vocabulary
 from speechseq.training.augment import splice
 from speechseq.training.data import LogMels, TrainingData

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from speechseq.errors import AudioError
 from speechseq.recipe import Recipe
-from speechseq.recipe_file import recipe_from_dict
+from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recogniser import Recogniser
 from speechseq.spotting import AGAIN_SECONDS, LEAST_CONFIDENCE, LOOK_SECONDS, Spotter
 from speechseq.tokens import SILENCE, UNKNOWN, Vocabulary

@@ -16,7 +16,8 @@ from test_loop import rows, weights
 
 from speechseq.errors import DataError, ModelError
 from speechseq.manifest import Utterance, read_manifest, write_manifest
-from speechseq.recipe import Recipe, recipe_from_dict
+from speechseq.recipe import Recipe
+from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recipe_file import read_recipe
 from speechseq.recogniser import load
 from speechseq.tokens import UNKNOWN

@@ -43,7 +43,8 @@ from speechseq.corpora.shards import (
 from speechseq.errors import DataError, SpeechseqError, UsageError
 from speechseq.files import cache_folder
 from speechseq.manifest import Utterance, read_manifest, read_utterance, write_manifest
-from speechseq.recipe import DataSettings, Recipe, recipe_from_dict
+from speechseq.recipe import DataSettings, Recipe
+from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recipe_file import read_recipe
 from speechseq.recogniser import load
 from speechseq.splits import load_split

@@ -19,7 +19,8 @@ from speechseq.audio import read_audio
 from speechseq.decoding import decoder_for, greedy
 from speechseq.errors import AudioError, GateFailed, ModelError, UsageError
 from speechseq.model_file import NEXT_STATES, STATES, open_model, read_model
-from speechseq.recipe import Recipe, recipe_from_dict
+from speechseq.recipe import Recipe
+from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recogniser import Recogniser, from_model_file, load, pad
 from speechseq.segments import Segment
 from speechseq.stream_frames import HOP_SECONDS, CarriedFrames, WindowFrames, reach

@@ -12,7 +12,8 @@ from speechseq.corpora import CORPORA
 from speechseq.decoding import DECODERS
 from speechseq.errors import UsageError, choose
 from speechseq.outputs import WRITERS
-from speechseq.recipe import BOUNDS, CHOICES, Recipe
+from speechseq.recipe import Recipe
+from speechseq.recipe_checks import CHOICES
 from speechseq.tokens import KINDS
 from speechseq.training.encoder import CELLS, FRONT_ENDS, HEADS
 from speechseq.training.features import FEATURES
@@ -47,31 +48,6 @@ def test_every_entry_has_a_docstring(table: str, name: str, entry: object) -> No
 def test_a_recipe_chooses_among_all_entries_of_a_table(setting: str) -> None:
     assert set(CHOICES[setting]) == set(NAMED_TABLES[setting])
     assert len(set(CHOICES[setting])) == len(CHOICES[setting])
-
-
-def setting_names() -> dict[str, object]:
-    """Every setting with its default; the seed is the only number outside a section."""
-    inside = {
-        f"{section.name}.{field.name}": getattr(getattr(Recipe(), section.name), field.name)
-        for section in dataclasses.fields(Recipe)
-        if dataclasses.is_dataclass(getattr(Recipe(), section.name))
-        for field in dataclasses.fields(getattr(Recipe(), section.name))
-    }
-    return {"seed": Recipe().seed, **inside}
-
-
-@pytest.mark.parametrize("name", [*CHOICES, *BOUNDS])
-def test_choices_and_bounds_belong_to_settings_and_hold_their_defaults(name: str) -> None:
-    default = setting_names()[name]
-    if name in CHOICES:
-        assert default in CHOICES[name]
-    else:
-        assert BOUNDS[name][0] <= default <= BOUNDS[name][1]
-
-
-def test_every_number_has_bounds() -> None:
-    numbers = {name for name, value in setting_names().items() if type(value) in (int, float)}
-    assert numbers - {"seed"} == set(BOUNDS) - {"seed"}
 
 
 @pytest.mark.parametrize("name", CORPORA)

@@ -42,7 +42,7 @@ from wyoming.ping import Ping, Pong
 from speechseq.audio import read_audio
 from speechseq.cli import wyoming as command
 from speechseq.errors import ModelError, SpeechseqError
-from speechseq.recipe import recipe_from_dict
+from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recogniser import Recogniser, load
 from speechseq.server.events import LINE_BYTES
 from speechseq.server.limits import Limits

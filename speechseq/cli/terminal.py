@@ -119,7 +119,7 @@ def open_recogniser(
     least_confidence: float | None = None,
 ) -> Recogniser:
     """Open a model on a device: with onnxruntime, or a run folder with PyTorch."""
-    from speechseq.recipe import CHOICES
+    from speechseq.recipe_checks import CHOICES
 
     if decoder:
         choose(dict.fromkeys(CHOICES["decoding.decoder"]), decoder, "decoder")

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from speechseq.errors import ModelError
 from speechseq.model_file import RUN_WEIGHTS, read_model
-from speechseq.recipe import Recipe, recipe_from_dict
+from speechseq.recipe import Recipe
+from speechseq.recipe_checks import recipe_from_dict
 from speechseq.tokens import Vocabulary
 from speechseq.training.encoder import SpeechNetwork, load_network
 from speechseq.training.graph import build_graph

@@ -23,7 +23,8 @@ from speechseq.model_file import (
     RUN_WEIGHTS,
     bundled_names,
 )
-from speechseq.recipe import Recipe, recipe_from_dict
+from speechseq.recipe import Recipe
+from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recogniser import Recogniser
 from speechseq.tokens import Vocabulary
 from speechseq.training.encoder import choose_device, load_network, torch_network
