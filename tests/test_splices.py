@@ -13,7 +13,8 @@ from speechseq.recipe import AugmentSettings, Recipe
 from speechseq.recipe_checks import recipe_from_dict
 from speechseq.tokens import SILENCE, UNKNOWN, Vocabulary
 from speechseq.training.augment import splice
-from speechseq.training.data import LogMels, TrainingData
+from speechseq.training.data import TrainingData
+from speechseq.training.feature_cache import LogMels
 from speechseq.training.preflight import none_of
 from speechseq.training.stream import _check
 

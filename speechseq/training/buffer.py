@@ -17,7 +17,8 @@ from speechseq.recipe import Recipe
 from speechseq.recogniser import pad
 from speechseq.tokens import Vocabulary
 from speechseq.training.augment import change_speed
-from speechseq.training.data import SORT_JITTER, Example, LogMels, TrainingData
+from speechseq.training.data import SORT_JITTER, Example, TrainingData
+from speechseq.training.feature_cache import LogMels
 from speechseq.training.features import LogMel
 from speechseq.training.preflight import lack_of, space_of
 

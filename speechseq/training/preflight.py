@@ -15,8 +15,9 @@ from speechseq.manifest import Utterance, shared_speakers, statistics
 from speechseq.recipe import Recipe
 from speechseq.tokens import NO_TEXT, UNKNOWN, Vocabulary
 from speechseq.training.augment import most_cut
-from speechseq.training.data import Batches, LogMels, Progress, cached_log_mels
+from speechseq.training.data import Batches
 from speechseq.training.encoder import SpeechNetwork, parameters
+from speechseq.training.feature_cache import LogMels, Progress, cached_log_mels
 
 
 @dataclass(frozen=True)
