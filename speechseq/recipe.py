@@ -173,12 +173,13 @@ class AugmentSettings:
     `splice` adds so many examples for each utterance that are none of the words: the first half of
     one and the second half of another (classes with `_unknown_` only). `mixup` is the alpha of the
     Beta distribution from which comes how much of another clip each one holds, its class likewise
-    (classes only); 0 mixes none. `shift_seconds` moves an
-    utterance either way inside its length. `noise_probability` of the
-    utterances get noise at a level between `noise_low_db` and `noise_high_db` signal-to-noise
-    ratio: made noise, and the corpus' own recordings where it has any. `noise_alone` adds so many
-    examples for each example that are noise and no text (CTC only). `gain_db` is the
-    largest change of level either way. Masks are SpecAugment's; their width in time is seconds.
+    (classes only); 0 mixes none. `shift_seconds` moves an utterance either way inside its length.
+    `noise_probability` of the utterances get noise at a level between `noise_low_db` and
+    `noise_high_db` signal-to-noise ratio: made noise, and the corpus' own recordings where it has
+    any. So many of the made ones as `eventful_noises` are knocks, voiced calls and bursts over a
+    faint hiss. `noise_alone` adds so many examples for each example that are noise and no text (CTC
+    only). `gain_db` is the largest change of level either way. Masks are SpecAugment's; their width
+    in time is seconds.
     """
 
     speeds: tuple[float, ...] = (1.0,)
@@ -198,6 +199,7 @@ class AugmentSettings:
     noise_low_db: float = 5.0
     noise_high_db: float = 30.0
     noise_alone: float = 0.0
+    eventful_noises: int = 0
     frequency_masks: int = 0
     frequency_mask_width: int = 8
     time_masks: int = 0

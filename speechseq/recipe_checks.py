@@ -71,6 +71,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "augment.noise_low_db": (-40.0, 100.0),
     "augment.noise_high_db": (-40.0, 100.0),
     "augment.noise_alone": (0.0, 1.0),
+    "augment.eventful_noises": (0, 1000),
     "augment.frequency_masks": (0, 32),
     "augment.frequency_mask_width": (1, 512),
     "augment.time_masks": (0, 32),
@@ -221,6 +222,8 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
             "augment.noise_alone needs model.head ctc and augment.noise_probability above 0; "
             "set it to 0"
         )
+    if augment.eventful_noises and not augment.noise_probability:
+        yield "augment.eventful_noises needs augment.noise_probability above 0; set it to 0"
     if augment.mixup and model.head != "classify":
         yield "augment.mixup mixes classes, which need model.head classify; set it to 0"
     if not augment.speeds or not all(0.25 <= speed <= 4 for speed in augment.speeds):

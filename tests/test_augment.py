@@ -21,7 +21,6 @@ from speechseq.training.augment import (
     LOG_PER_DECIBEL,
     augment,
     change_speed,
-    coloured_noise,
     cut_ends,
     join,
     mix_noise,
@@ -31,10 +30,10 @@ from speechseq.training.augment import (
     reverberate,
     shift,
     spec_augment,
-    uneven_noise,
     warp_vocal_tract,
 )
 from speechseq.training.features import LogMel
+from speechseq.training.noise import coloured_noise
 
 FEATURES = FeatureSettings(rate=8000, mels=20, low_hz=60.0)
 FLOOR = np.log(FEATURES.floor)
@@ -64,16 +63,6 @@ def test_speed_changes_length_and_pitch(factor: float) -> None:
 def test_speed_one_changes_nothing() -> None:
     samples = tone(440.0, 0.3)
     np.testing.assert_array_equal(change_speed(samples, 8000, 1.0), samples)
-
-
-@pytest.mark.parametrize("tilt", [0.0, -1.0, -2.0])
-def test_noise_has_its_tilt_and_its_level(tilt: float) -> None:
-    noise = coloured_noise(2**17, tilt, rng())
-    assert noise.std() == pytest.approx(0.1, rel=1e-3)
-    power = np.abs(np.fft.rfft(noise.astype(np.float64))) ** 2
-    octaves = [power[2**n : 2 ** (n + 1)].mean() for n in range(6, 16)]
-    slope = np.polyfit(np.arange(len(octaves)), np.log2(octaves), 1)[0]
-    assert slope == pytest.approx(tilt, abs=0.1)
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.data())
@@ -287,32 +276,6 @@ def test_a_room_leaves_the_edges_silent() -> None:
     clip = augment(CLIP, features, AugmentSettings(reverberation_probability=1.0), [], rng())
     np.testing.assert_allclose(clip[[0, 1, 2, -3, -2, -1]], FLOOR, rtol=1e-6)
     assert (clip[3:-3] >= CLIP[3:-3] - 1e-3).all()
-
-
-def spread_db(noise: np.ndarray) -> tuple[float, float]:
-    """Standard deviations of a noise's levels: over moments of 50 ms, and over eighth bands."""
-    moments = noise.astype(np.float64)[: len(noise) // 400 * 400].reshape(-1, 400)
-    spectrum = np.abs(np.fft.rfft(noise.astype(np.float64))) ** 2
-    bands = [band.mean() for band in np.array_split(spectrum[1:], 8)]
-    return tuple(float(np.std(10 * np.log10(x))) for x in ((moments**2).mean(axis=1), bands))
-
-
-def test_uneven_noise_swells_and_has_strong_bands_where_white_noise_has_none() -> None:
-    uneven = [spread_db(uneven_noise(40000, 8000, rng(seed))) for seed in range(20)]
-    white = [spread_db(coloured_noise(40000, 0.0, rng(seed))) for seed in range(20)]
-    for found, even in zip(zip(*uneven, strict=True), zip(*white, strict=True), strict=True):
-        assert np.median(found) > 3 * np.median(even)
-        assert 2 < np.median(found) < 12, "by some 8 dB"
-
-
-@pytest.mark.parametrize(("samples", "rate"), [(80000, 8000), (40001, 16000), (900, 8000)])
-def test_uneven_noise_has_its_level_and_follows_from_its_generator(samples: int, rate: int) -> None:
-    one, again, other = (uneven_noise(samples, rate, rng(seed)) for seed in (0, 0, 1))
-    assert one.shape == (samples,) and one.dtype == np.float32
-    assert one.std() == pytest.approx(0.1, rel=1e-3)
-    assert np.isfinite(one).all()
-    np.testing.assert_array_equal(one, again)
-    assert not np.array_equal(one, other)
 
 
 SETTINGS = {

@@ -18,7 +18,7 @@ from speechseq.compose import Composition, compose, write_strings
 from speechseq.errors import DataError
 from speechseq.manifest import Utterance, read_manifest, write_manifest
 from speechseq.tokens import SILENCE, UNKNOWN
-from speechseq.training.augment import coloured_noise
+from speechseq.training.noise import coloured_noise
 
 QUIET = Composition(strings=12, longest=4, gap_seconds=(0.05, 0.2), level_db=(-40.0, -30.0), seed=1)
 """Strings whose words stand apart, and so quiet that no noise below drives them over full scale."""

@@ -5,29 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import make_layout
 
-from speechseq.audio import write_wav
-from speechseq.corpora import CORPORA
 from speechseq.manifest import Utterance
 from speechseq.recipe import Recipe
 from speechseq.recipe_checks import recipe_from_dict
 from speechseq.tokens import BLANK_TOKEN, NO_TEXT
-from speechseq.training.augment import NOISE_TILTS
-from speechseq.training.data import (
-    UNEVEN_NOISES,
-    Share,
-    TrainingData,
-    collate,
-    noise_log_mels,
-    validation_batches,
-)
+from speechseq.training.data import Share, TrainingData, collate, validation_batches
 from speechseq.training.feature_cache import LogMels
 from speechseq.training.preflight import (
     Split,
@@ -298,46 +286,3 @@ def test_spaces_stand_between_texts_alone(labels: list[list[int]], joined: list[
     batch = data.batch([[(0, 0), (1, 0), (2, 0)]], 0, 0, [0])
     assert batch.labels.tolist() == joined
     assert batch.label_lengths.tolist() == [len(joined)]
-
-
-# ---- noise ----
-
-
-def noisy(corpus: str, root: Path, probability: float = 0.5) -> Recipe:
-    return recipe(
-        data={"corpus": corpus, "root": str(root)}, augment={"noise_probability": probability}
-    )
-
-
-def test_without_a_folder_noise_is_coloured(tmp_path: Path) -> None:
-    made = noisy("yesno", make_layout("yesno", tmp_path))
-    noises = noise_log_mels(made, CORPORA["yesno"])
-    assert len(noises) == len(NOISE_TILTS) + UNEVEN_NOISES
-    assert {noise.shape for noise in noises} == {(1001, 4)}
-    coloured, uneven = noises[: len(NOISE_TILTS)], noises[len(NOISE_TILTS) :]
-    tilts = [float((noise[:, -1] - noise[:, 0]).mean()) for noise in coloured]
-    assert tilts == sorted(tilts, reverse=True)
-    wander = [[noise.mean(axis=1).std() for noise in some] for some in (coloured, uneven)]
-    assert min(wander[1]) > max(wander[0]), "they swell and fade"
-    for one, again in zip(noises, noise_log_mels(made, CORPORA["yesno"]), strict=True):
-        np.testing.assert_array_equal(one, again)
-
-
-def test_training_hears_the_first_part_of_a_recording_alone(tmp_path: Path) -> None:
-    place = make_layout("arabic_speech_commands", tmp_path)
-    (folder,) = place.glob("background_noise")
-    recording = np.concatenate([np.full(16000, 0.0), 0.5 * np.sin(np.arange(4000))])
-    (folder / "boiler.wav").unlink()
-    write_wav(folder / "late.wav", recording.astype(np.float32), 8000)
-    (folder / "README.md").write_text("not a clip")
-    noises = noise_log_mels(
-        noisy("arabic_speech_commands", place), CORPORA["arabic_speech_commands"]
-    )
-    assert len(noises) == len(NOISE_TILTS) + UNEVEN_NOISES + 1
-    assert noises[-1].shape == (16000 // 80 + 1, 4)
-    np.testing.assert_allclose(noises[-1][:-3], np.log(1e-6), rtol=1e-3)
-
-
-def test_no_noise_is_read_that_is_not_asked_for(tmp_path: Path) -> None:
-    made = noisy("speech_commands", tmp_path / "missing", 0.0)
-    assert noise_log_mels(made, CORPORA["speech_commands"]) == []

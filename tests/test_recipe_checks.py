@@ -193,6 +193,10 @@ CONTRADICTIONS = [
         "set it to 0",
     ),
     (
+        "augment: {eventful_noises: 3}",
+        "augment.eventful_noises needs augment.noise_probability above 0; set it to 0",
+    ),
+    (
         "augment: {mixup: 0.2}",
         "augment.mixup mixes classes, which need model.head classify; set it to 0",
     ),

@@ -21,16 +21,6 @@ from speechseq.recipe import AugmentSettings, FeatureSettings
 LOG_PER_DECIBEL = np.log(10) / 10
 """Natural logarithms of power in a decibel."""
 
-NOISE_TILTS = (0.0, -1.0, -2.0)
-"""Exponents of frequency in the power of white, pink and brown noise."""
-
-UNEVEN_DB = 8.0
-"""Standard deviation of uneven noise's levels, over bands and over moments."""
-
-UNEVEN_BANDS = 8
-UNEVEN_SECONDS = (0.05, 0.5)
-"""How far apart its moments are."""
-
 FILTER_DB = 5.0
 FILTER_BANDS = 6
 """Standard deviation of the gains that noise gets before it is mixed in, over so many bands."""
@@ -49,32 +39,6 @@ DIRECT_DB = (0.0, 15.0)
 def change_speed(samples: np.ndarray, rate: int, factor: float) -> np.ndarray:
     """Play samples (samples,) `factor` times as fast, pitch included; shape (samples / factor,)."""
     return samples if factor == 1.0 else soxr.resample(samples, rate * factor, rate)
-
-
-def coloured_noise(samples: int, tilt: float, rng: np.random.Generator) -> np.ndarray:
-    """Return Gaussian noise (samples,) whose power goes with frequency to the `tilt`, level 0.1."""
-    spectrum = np.fft.rfft(rng.standard_normal(samples))
-    spectrum *= np.maximum(np.arange(len(spectrum)), 1.0) ** (tilt / 2)
-    noise = np.fft.irfft(spectrum, samples)
-    return (0.1 * noise / noise.std()).astype(np.float32)
-
-
-def uneven_noise(samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Return Gaussian noise (samples,) that swells and fades, and is stronger in some bands.
-
-    Stands for what no recording is at hand of: levels wander by some `UNEVEN_DB` over octaves and
-    over moments.
-    """
-    spectrum = np.fft.rfft(rng.standard_normal(samples))
-    octaves = np.log2(np.maximum(np.arange(len(spectrum)), 1.0) * rate / samples + 20.0)
-    bands = np.linspace(octaves[0], octaves[-1], UNEVEN_BANDS)
-    spectrum *= 10 ** (np.interp(octaves, bands, rng.normal(0, UNEVEN_DB, UNEVEN_BANDS)) / 20)
-    noise = np.fft.irfft(spectrum, samples)
-    most = round(samples / rate / UNEVEN_SECONDS[0]) + 1
-    moments = np.cumsum(rng.uniform(*UNEVEN_SECONDS, size=most)) * rate
-    levels = rng.normal(0, UNEVEN_DB, most)
-    noise *= 10 ** (np.interp(np.arange(samples), moments, levels) / 20)
-    return (0.1 * noise / noise.std()).astype(np.float32)
 
 
 def join(

@@ -1,4 +1,4 @@
-"""Utterances to batches: noise, length buckets, and what an epoch looks like.
+"""Utterances to batches: length buckets, and what an epoch looks like.
 
 All chance is a function of (seed, epoch, batch, row): a row of a batch can be made again without
 what comes before it. That makes resuming exact, and a batch the same however many processes share
@@ -8,59 +8,20 @@ it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from speechseq.audio import SUFFIXES, read_audio
-from speechseq.manifest import NOISE_TRAINING_SHARE, Corpus, Utterance
+from speechseq.manifest import Utterance
 from speechseq.recipe import Recipe
-from speechseq.recogniser import pad
-from speechseq.training.augment import (
-    ALONE_SECONDS,
-    NOISE_TILTS,
-    augment,
-    coloured_noise,
-    cut_ends,
-    join,
-    noise_alone,
-    splice,
-    uneven_noise,
-)
+from speechseq.training.augment import ALONE_SECONDS, augment, cut_ends, join, noise_alone, splice
 from speechseq.training.feature_cache import LogMels
-from speechseq.training.features import LogMel
-
-NOISE_SECONDS = 10.0
-"""Length of each coloured noise, and of the pieces recordings of noise are cut into."""
-
-UNEVEN_NOISES = 24
-"""How many noises are made that swell and fade, each with a spectrum of its own."""
 
 SORT_JITTER = 0.1
 """Share by which lengths are disturbed before sorting, so that batches differ between epochs."""
-
-
-def noise_log_mels(recipe: Recipe, corpus: Corpus) -> list[np.ndarray]:
-    """Return log-mels (frames, mels) of noise to mix in: made noise, and the corpus' own."""
-    if not recipe.augment.noise_probability:
-        return []
-    rate = recipe.features.rate
-    rng = np.random.default_rng(recipe.seed)
-    size = round(NOISE_SECONDS * rate)
-    clips = [coloured_noise(size, tilt, rng) for tilt in NOISE_TILTS]
-    clips += [uneven_noise(size, rate, rng) for _ in range(UNEVEN_NOISES)]
-    folder = corpus.locate(recipe.data.root) / corpus.noise if corpus.noise else None
-    if folder is not None and folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in SUFFIXES:
-                recording = read_audio(path, rate)
-                clips.append(recording[: round(NOISE_TRAINING_SHARE * len(recording))])
-    log_mel = LogMel(replace(recipe.features, edge_seconds=0.0))
-    with torch.inference_mode():
-        return [log_mel(*map(torch.from_numpy, pad([clip])))[0][0].numpy() for clip in clips]
 
 
 @dataclass(frozen=True)

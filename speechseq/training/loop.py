@@ -25,10 +25,11 @@ from speechseq.splits import training_splits
 from speechseq.tokens import Vocabulary
 from speechseq.training.base import settings_of_base, start_from, teacher_of
 from speechseq.training.checkpoint import has_checkpoint
-from speechseq.training.data import TrainingData, noise_log_mels
+from speechseq.training.data import TrainingData
 from speechseq.training.distributed import World, from_environment, joined, restarted
 from speechseq.training.encoder import SpeechNetwork, choose_device, load_network
 from speechseq.training.export import export_run
+from speechseq.training.noise import noise_log_mels
 from speechseq.training.objective import PRECISIONS, Objective, computed_in, from_features
 from speechseq.training.preflight import (
     Ready,

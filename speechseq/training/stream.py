@@ -27,9 +27,10 @@ from speechseq.recipe import Recipe
 from speechseq.splits import load_split
 from speechseq.tokens import BLANK_TOKEN, Vocabulary
 from speechseq.training.buffer import Buffer, Reader, joined_sizes
-from speechseq.training.data import Batch, Example, Share, TrainingData, collate, noise_log_mels
+from speechseq.training.data import Batch, Example, Share, TrainingData, collate
 from speechseq.training.distributed import World
 from speechseq.training.feature_cache import LogMels, Progress
+from speechseq.training.noise import noise_log_mels
 from speechseq.training.preflight import (
     Ready,
     counted,
