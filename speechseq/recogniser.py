@@ -32,9 +32,9 @@ from speechseq.model_file import (
     read_model,
 )
 from speechseq.recipe import Recipe
+from speechseq.recognition import Listener, WordFinder, frame_seconds, text_of
 from speechseq.recognition import Recognition as Recognition
 from speechseq.recognition import Word as Word
-from speechseq.recognition import WordFinder, frame_seconds, text_of
 from speechseq.segments import Confidence, Segment, Segmenter
 from speechseq.spotting import Spotter
 from speechseq.stream_frames import LATENCY_MS, CarriedFrames, Frames, HearOn, State, frames_within
@@ -180,7 +180,7 @@ class Recogniser:
                 duration=(segment.last - segment.first) * self.frame_seconds,
             )
 
-    def stream(self, *, latency_ms: float = LATENCY_MS) -> Stream | Spotter:
+    def stream(self, *, latency_ms: float = LATENCY_MS) -> Listener:
         """Return what recognises mono samples at `rate` as they come.
 
         What it says is sure, and never changes; of the frames it is made of, each is sure at most
@@ -193,8 +193,8 @@ class Recogniser:
         Raises:
             UsageError: the latency is no time, or the model normalises whole utterances.
         """
-        _check_latency(latency_ms)
         if not self.vocabulary.is_sequence:
+            _check_latency(latency_ms)
             return Spotter(self._classify, self.vocabulary, self.recipe)
         frames = self.stream_frames(latency_ms=latency_ms)
         settler = Settler(self.vocabulary, self._decode, self.frame_seconds, freely=self._freely)

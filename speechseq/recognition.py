@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -30,6 +31,38 @@ class Recognition:
     words: tuple[Word, ...]
     confidence: float
     duration: float
+
+
+class Listener(Protocol):
+    """What recognises as it hears, piece by piece; what it has said never changes."""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds heard so far."""
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing is being said: a pause has passed since, or nothing was said yet."""
+
+    @property
+    def sure(self) -> Recognition:
+        """All that is sure so far."""
+
+    def hear(self, samples: np.ndarray) -> str:
+        """Take the next mono samples (samples,) at the stream's rate; return what is sure now.
+
+        Raises:
+            AudioError: they are not one-dimensional.
+        """
+
+    def finish(self) -> str:
+        """Return the rest: no more is heard."""
+
+    def unsure(self) -> tuple[Word, ...]:
+        """Return the words after the sure ones, as they are if no more is heard."""
+
+    def so_far(self) -> Recognition:
+        """Return all that was heard: what is sure, and what may still change."""
 
 
 def text_of(words: Iterable[Word]) -> str:

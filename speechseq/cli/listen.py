@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from speechseq.recogniser import Recogniser
-    from speechseq.spotting import Spotter
-    from speechseq.streaming import Stream
+    from speechseq.recognition import Listener
 
 HELP = "text while somebody speaks"
 
@@ -67,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
         listen(stream, _of_file(arguments.file, recogniser, arguments.fast))
 
 
-def listen(stream: Stream | Spotter, blocks: Iterable[np.ndarray]) -> None:
+def listen(stream: Listener, blocks: Iterable[np.ndarray]) -> None:
     """Print what a stream hears in blocks (samples,): to their end, or until interrupted."""
     page = Page()
     looked = 0.0

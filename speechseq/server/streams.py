@@ -17,14 +17,14 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from speechseq.recogniser import Recogniser, Recognition
+from speechseq.recogniser import Recogniser
+from speechseq.recognition import Listener, Recognition
 from speechseq.server.answers import word_times
 from speechseq.server.limits import Limits
 from speechseq.server.refusal import Refusal, failure
 from speechseq.server.service import Service
 from speechseq.server.sound import PCM_BYTES, read_pcm, too_long
-from speechseq.spotting import Spotter
-from speechseq.streaming import Resampler, Stream
+from speechseq.streaming import Resampler
 
 RATES = (8000, 48000)
 """Samples per second that a stream may have."""
@@ -99,7 +99,7 @@ class Utterance:
             return Recognition("", (), 1.0, 0.0)
         return await self._service.recognise(recogniser, samples)
 
-    def _go_on(self, stream: Stream | Spotter, pcm: bytes) -> Recognition:
+    def _go_on(self, stream: Listener, pcm: bytes) -> Recognition:
         stream.hear(self._resample(read_pcm(pcm, self._start.rate, self._start.rate)))
         return stream.so_far()
 
