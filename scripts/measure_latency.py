@@ -27,8 +27,7 @@ from speechseq.metrics import interval, total_rate, word_errors
 from speechseq.model_file import DEFAULT_MODEL
 from speechseq.pictures import new_figure, save_png
 from speechseq.recogniser import Recogniser, load
-from speechseq.spotting import Spotter
-from speechseq.streaming import Stream
+from speechseq.recognition import Listener
 
 LATENCIES_MS = (math.inf, 2000.0, 1000.0, 500.0, 300.0, 200.0, 100.0, 40.0, 0.0)
 BLOCK_SECONDS = 0.02
@@ -78,7 +77,7 @@ def measure(recogniser: Recogniser, strings: Sequence[String], latency_ms: float
     return Row(latency_ms, total_rate(counts), low, high, spent / seconds, tuple(waits))
 
 
-def _waits(stream: Stream | Spotter, samples: np.ndarray, size: int) -> Iterator[float]:
+def _waits(stream: Listener, samples: np.ndarray, size: int) -> Iterator[float]:
     """Hear samples block by block, and yield how long ago each word ended when it is sure."""
     known = 0
     for begin in range(0, len(samples), size):
