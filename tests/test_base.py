@@ -20,15 +20,16 @@ from speechseq.model_file import metadata, read_model
 from speechseq.recipe import Recipe
 from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recipe_file import read_recipe
-from speechseq.tokens import Vocabulary
+from speechseq.tokens import BLANK_TOKEN, Vocabulary
 from speechseq.training.base import network_of_graph, settings_of_base, start_from, weights_of
 from speechseq.training.checkpoint import FOLDER, PATTERN
-from speechseq.training.encoder import CELLS, SpeechNetwork
+from speechseq.training.encoder import CELLS, SpeechNetwork, parameters
 from speechseq.training.export import export_network, quantise, weights_hash
 from speechseq.training.loop import train
 from speechseq.training.run_folder import METRICS, read_run
 
 TONES = ("high", "low", "mid")
+TOKENS = (BLANK_TOKEN, "high", "low", "mid")
 
 
 def randomise(network: SpeechNetwork) -> SpeechNetwork:
@@ -270,6 +271,30 @@ def test_another_head_is_new_as_a_whole(other: dict[str, object], classifier: Pa
     assert not changed(rest, theirs)
     assert changed(before, after) == {"features", "encoder"}
     assert note.endswith(f"{len(rest)} of {len(after)} tensors taken, the head is new")
+
+
+def test_what_only_training_uses_stays_ones_own(tmp_path: Path) -> None:
+    """The second task's weights are no part of a model, and of no use for other tokens."""
+    sections = {"data": {"tokens": "words"}, "training": {"auxiliary": 0.5}}
+    plain, second = (
+        SpeechNetwork(recipe_from_dict(tree, "t"), 4)
+        for tree in ({"data": {"tokens": "words"}}, sections)
+    )
+    assert parameters(plain) == parameters(second)
+    path = tmp_path / "base.onnx"
+    theirs = recipe_from_dict(sections, "base")
+    export_network(second.eval(), theirs, Vocabulary("words", TOKENS), path, card={})
+    own = of_base(path, data={"tokens": "words"})
+    own = settings_of_base(
+        dataclasses.replace(own, training=dataclasses.replace(own.training, auxiliary=0.5))
+    )
+    network = SpeechNetwork(own, 4)
+    before = network.state_dict()["auxiliary.weight"].clone()
+    other = Vocabulary("words", (*TOKENS[:3], "other"))
+    start_from(network, own, other, lambda text: None)
+    assert network.state_dict()["auxiliary.weight"].equal(before)
+    for name, weight in second.encoder.state_dict().items():
+        assert network.encoder.state_dict()[name].equal(weight)
 
 
 # ---- training ----

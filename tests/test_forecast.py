@@ -59,6 +59,12 @@ def test_each_way_to_start_has_its_own_law() -> None:
     assert "4.0 times the clips halve the errors" in text
 
 
+def test_runs_that_err_equally_are_said_to() -> None:
+    alike = [Point(str(n), "from scratch", n, 0.05, 240) for n in (400, 1200)]
+    (law,) = fit_laws(alike)
+    assert "more clips did not help here" in forecast_text([law])
+
+
 def test_more_clips_that_do_not_help_are_said_to() -> None:
     laws = fit_laws([Point("a", "s", 10, 0.2, 5000), Point("b", "s", 100, 0.3, 5000)])
     assert "more clips did not help here; nothing can be forecast" in forecast_text(laws)

@@ -19,7 +19,7 @@ from speechseq.training.augment import mix_up, mixed_share
 from speechseq.training.data import Batch, collate
 from speechseq.training.encoder import SpeechNetwork
 from speechseq.training.loop import train
-from speechseq.training.loss import Sums, blended, loss_sums, presence_loss
+from speechseq.training.loss import Sums, blended, divergence, loss_sums, presence_loss
 from speechseq.training.objective import Objective, from_features
 
 CPU = torch.device("cpu")
@@ -75,7 +75,7 @@ def test_what_is_mixed_in_behind_a_short_clip_is_silence() -> None:
     floor = float(np.log(made.features.floor))
     quiet = [np.full((int(size), 8), floor, np.float32) for size in sent.lengths]
     still = collate(quiet, [[1]] * len(quiet), rows=tuple(range(len(quiet))))
-    found = objective._mixture(still.log_mels, still.lengths, still, STEP).features
+    found = objective._heard(network.features, still, STEP)[0]
     torch.testing.assert_close(found, found[:1, :1].expand_as(found))
 
 
@@ -85,7 +85,8 @@ def test_a_mixture_is_to_be_both_of_its_classes() -> None:
     found = cost(made, network, step=STEP)
     sent = batch()
     objective = Objective(made, CPU, network.features)
-    mixed = objective._mixture(sent.log_mels, sent.lengths, sent, STEP)
+    _, _, mixed = objective._heard(network.features, sent, STEP)
+    assert mixed
     log_probs, sizes = network.from_features(mixed.features, mixed.lengths)
     own, partners = (
         loss_sums(log_probs, sizes, labels, sent.label_lengths).true
@@ -158,6 +159,35 @@ def test_the_second_task_is_added_to_the_loss(views: dict[str, float]) -> None:
         for sums, settings in ((found, made), (twice, recipe(training={"auxiliary": 1.0, **views})))
     )
     torch.testing.assert_close(two - one, 0.5 * found.missed / found.labels)
+
+
+def test_a_batch_without_any_label_can_be_learnt_from() -> None:
+    """Noise alone comes in batches of its own: they are sorted by length."""
+    made = recipe(training={"auxiliary": 0.5})
+    network = SpeechNetwork(made, 5)
+    objective = Objective(made, CPU, network.features)
+    quiet = collate([np.zeros((9, 8), np.float32)] * 2, [[], []], rows=(0, 1))
+    assert quiet.labels.dtype == torch.int64
+    assert torch.isfinite(objective.sums(from_features(network, made), quiet, 0).missed)
+
+
+@pytest.mark.parametrize("mixup", [0.0, 1.0])
+def test_a_teacher_hears_through_its_own_mean_and_deviation(mixup: float) -> None:
+    made = recipe("classify", augment={"mixup": mixup})
+    network, teacher = SpeechNetwork(made, 5), SpeechNetwork(made, 5).eval()
+    teacher.load_state_dict(network.state_dict())
+    objective = Objective(made, CPU, network.features, teacher=teacher)
+    network.eval()
+    same = objective.sums(from_features(network, made), batch(), STEP).untaught
+    assert same is not None
+    torch.testing.assert_close(same, torch.tensor(0.0))
+    network.features.cmvn.mean -= 5.0
+    other = objective.sums(from_features(network, made), batch(), STEP).untaught
+    assert other is not None and other > 1e-4
+    heard, lengths, _ = objective._heard(teacher.features, batch(), STEP)
+    expected, sizes = teacher.from_features(heard, lengths)
+    own, _ = network.from_features(*objective._heard(network.features, batch(), STEP)[:2])
+    torch.testing.assert_close(other, divergence(expected, own, sizes))
 
 
 def test_blended_sums_keep_what_is_no_loss() -> None:

@@ -17,7 +17,7 @@ from speechseq.model_file import RUN_WEIGHTS, read_model
 from speechseq.recipe import Recipe
 from speechseq.recipe_checks import recipe_from_dict
 from speechseq.tokens import Vocabulary
-from speechseq.training.encoder import SpeechNetwork, load_network
+from speechseq.training.encoder import AUXILIARY, SpeechNetwork, load_network
 from speechseq.training.graph import build_graph
 from speechseq.training.run_folder import read_run
 
@@ -25,7 +25,10 @@ OWN = ("head", "pooling", "attention_heads", "skip_input")
 """Model settings that stay the recipe's own; features and all the others are the base's."""
 
 HEAD = "head."
-"""Prefix of the weights that are not taken, unless tokens and shapes of all are the same."""
+"""Prefix of the weights that are not taken, unless tokens and shapes of all are the same.
+
+Nor are those of the second task.
+"""
 
 _DIGIT = 4096
 """Base of the two digits a weight's number is written in; float32 holds each exactly."""
@@ -66,7 +69,8 @@ def start_from(
     }
     head = [name for name in own if name.startswith(HEAD)]
     same = tokens == vocabulary.tokens and all(name in fits for name in head)
-    taken = {name: weight for name, weight in fits.items() if same or name not in head}
+    new = () if same else (HEAD, AUXILIARY)
+    taken = {name: weight for name, weight in fits.items() if not name.startswith(new)}
     network.load_state_dict({**own, **taken})
     says = "its head too" if same else "the head is new"
     note(f"base {recipe.training.base}: {len(taken)} of {len(own)} tensors taken, {says}")

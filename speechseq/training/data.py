@@ -231,7 +231,8 @@ def collate(clips: Sequence[np.ndarray], labels: Sequence[Sequence[int]], **more
     return Batch(
         torch.from_numpy(log_mels),
         lengths,
-        torch.tensor([number for label in labels for number in label]),
+        # Said, because no label at all would be of float32.
+        torch.tensor([number for label in labels for number in label], dtype=torch.int64),
         torch.tensor([len(label) for label in labels]),
         **more,
     )

@@ -309,8 +309,12 @@ class SpeechNetwork(nn.Module):
 
 
 def parameters(network: nn.Module) -> int:
-    """Count the trained numbers of a network."""
-    return sum(parameter.numel() for parameter in network.parameters())
+    """Count the trained numbers of a network, without those that only training uses."""
+    return sum(
+        parameter.numel()
+        for name, parameter in network.named_parameters()
+        if not name.startswith(AUXILIARY)
+    )
 
 
 def choose_device(name: str) -> torch.device:
@@ -362,6 +366,9 @@ def torch_network(network: SpeechNetwork, device: torch.device) -> Network:
 
     return run
 
+
+AUXILIARY = "auxiliary."
+"""Prefix of the weights that no model file holds."""
 
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 """Recurrent cells by name."""

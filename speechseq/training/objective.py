@@ -74,13 +74,7 @@ class Objective:
     def sums(self, network: nn.Module, batch: Batch, step: int) -> Sums:
         """Return what a batch costs in one step; chance follows from its number."""
         recipe, settings = self.recipe, self.recipe.training
-        lengths, log_mels = self._send(batch.lengths), self._send(batch.log_mels)
-        mixture = None
-        if recipe.augment.mixup:
-            mixture = self._mixture(log_mels, lengths, batch, step)
-            features, lengths = mixture.features, mixture.lengths
-        else:
-            features = self.features.finish(log_mels, lengths)
+        features, lengths, mixture = self._heard(self.features, batch, step)
         views = 2 if settings.consistency else 1
         frames = torch.cat(
             [self._masked(features, lengths, batch, view, step) for view in range(views)]
@@ -106,11 +100,25 @@ class Objective:
         if self.teacher is None:
             return sums
         with torch.inference_mode():
-            target, _ = self.teacher.from_features(features, lengths)
+            # The teacher's own mean and deviation: those of its training are not the network's.
+            heard, lengths, _ = self._heard(self.teacher.features, batch, step)
+            target, _ = self.teacher.from_features(heard, lengths)
         target = target.clone().repeat(views, 1, 1)
         return replace(sums, untaught=divergence(target, learnt.log_probs, sizes) / views)
 
-    def _mixture(self, log_mels: Tensor, lengths: Tensor, batch: Batch, step: int) -> Mixture:
+    def _heard(
+        self, features: Features, batch: Batch, step: int
+    ) -> tuple[Tensor, Tensor, Mixture | None]:
+        """Return a batch's features and lengths as a network hears them, mixed or not."""
+        log_mels, lengths = self._send(batch.log_mels), self._send(batch.lengths)
+        if not self.recipe.augment.mixup:
+            return features.finish(log_mels, lengths), lengths, None
+        mixture = self._mixture(features, log_mels, lengths, batch, step)
+        return mixture.features, mixture.lengths, mixture
+
+    def _mixture(
+        self, features: Features, log_mels: Tensor, lengths: Tensor, batch: Batch, step: int
+    ) -> Mixture:
         """Return a batch's features, mixed: the share is the step's, partners are the piece's."""
         recipe = self.recipe
         silence = float(np.log(recipe.features.floor))
@@ -121,7 +129,7 @@ class Objective:
             recipe.augment.mixup, np.random.default_rng([recipe.seed, step, 0, 0, 0])
         )
         chance = np.random.default_rng([recipe.seed, step, batch.rows[0], 0])
-        return mix_up(self.features.finish(log_mels, lengths), lengths, share, chance)
+        return mix_up(features.finish(log_mels, lengths), lengths, share, chance)
 
     def _masked(
         self, features: Tensor, lengths: Tensor, batch: Batch, view: int, step: int
