@@ -32,7 +32,7 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class Point:
-    """A run: how many clips it learnt from, its error (a share of 1) on so many others."""
+    """A run: how many clips it learnt from, its error (a share of 1) on so many words or clips."""
 
     run: str
     start: str
@@ -55,7 +55,7 @@ class Law:
         return min(self.factor * clips**-self.exponent, 1.0)
 
     def interval(self, clips: float) -> tuple[float, float]:
-        """Return the 95 % interval of that error, over draws of the validation utterances.
+        """Return the 95 % interval of that error, over draws of the validation words or clips.
 
         It does not hold what the law itself may have wrong.
         """
@@ -78,11 +78,15 @@ def read_point(run: str | os.PathLike[str]) -> Point:
     run = Path(run)
     if not (run / RUN_RECIPE).is_file():
         raise ModelError(f"{run}: not a run folder (no {RUN_RECIPE}); name one that was trained")
-    training = read_recipe(run / RUN_RECIPE).training
+    recipe = read_recipe(run / RUN_RECIPE)
+    training = recipe.training
     best, base = kept_row(read_metrics(run), training.weights), training.base
     try:
         sizes = json.loads((run / RUN_DATA).read_text(encoding="utf-8"))
-        clips, validated = (int(sizes[split]["utterances"]) for split in ("train", "validation"))
+        # Of sequences the error is of words; runs of before they were counted name utterances.
+        unit = "words" if recipe.data.tokens != "classes" else "utterances"
+        validated = int(sizes["validation"].get(unit, sizes["validation"]["utterances"]))
+        clips = int(sizes["train"]["utterances"])
     except (OSError, ValueError, KeyError, TypeError):
         raise ModelError(f"{run}: does not say what it learnt from; train it again") from None
     if best is None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from speechseq.audio import read_audio
-from speechseq.errors import DataError, UsageError
+from speechseq.errors import DataError, UsageError, nearest
 from speechseq.files import Archive, atomic_write
 
 CORPORA_VARIABLE = "SPEECHSEQ_CORPORA"
@@ -126,6 +126,27 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
     return utterances
 
 
+def read_split(path: str | os.PathLike[str], split: str = "", usual: str = "") -> list[Utterance]:
+    """Read the utterances of one split of a manifest: of all, where it does not name several.
+
+    Where none is chosen, the `usual` one is taken, if it is there.
+
+    Raises:
+        DataError: as `read_manifest`.
+        UsageError: there is no such split, or there are several and none is chosen.
+    """
+    utterances = read_manifest(path)
+    names = sorted({u.split for u in utterances if u.split})
+    if split or len(names) < 2:
+        chosen = [u for u in utterances if not split or u.split == split]
+        if not chosen:
+            raise UsageError(f"{path}: no utterance of split {split!r}{nearest(split, names)}")
+        return chosen
+    if usual not in names:
+        raise UsageError(f"{path}: holds several splits ({', '.join(names)}); choose with --split")
+    return [u for u in utterances if u.split == usual]
+
+
 def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None:
     """Write utterances as JSON lines, atomically; optional keys at their defaults are left out."""
     with atomic_write(path) as file:
@@ -186,7 +207,8 @@ def shared_audio(one: Iterable[Utterance], other: Iterable[Utterance]) -> set[st
     """Name the stretches of audio that stand in both lists; there must be none."""
 
     def stretches(utterances: Iterable[Utterance]) -> set[str]:
-        return {f"{u.audio_filepath}@{u.offset:.3f}" for u in utterances if u.audio_filepath}
+        real = os.path.realpath  # one file may be called by several names
+        return {f"{real(u.audio_filepath)}@{u.offset:.3f}" for u in utterances if u.audio_filepath}
 
     return stretches(one) & stretches(other)
 

@@ -74,7 +74,7 @@ def metadata(
 ) -> dict[str, str]:
     """Return the metadata to write into an ONNX file. Places on the maker's disk are left out."""
     settings = recipe.to_dict()
-    settings["data"]["root"] = ""
+    settings["data"] |= {"root": "", "noise": ""}
     for model in ("base", "teacher"):
         if place := settings["training"][model]:
             settings["training"][model] = Path(place).absolute().name

@@ -16,7 +16,7 @@ import yaml
 from speechseq.corpora import CORPORA
 from speechseq.errors import DataError
 from speechseq.files import atomic_write, writing
-from speechseq.manifest import Utterance, rank_of, write_manifest
+from speechseq.manifest import Corpus, Utterance, rank_of, write_manifest
 from speechseq.tokens import KINDS
 
 RECIPE, MANIFEST = "recipe.yaml", "data.jsonl"
@@ -48,8 +48,13 @@ FEW_CLIPS = 30
 """Clips of a class below which more are asked for."""
 
 SPLITS = ("train", "validation", "test")
-SPLIT_NAMES = {"": "train", "dev": "validation", "val": "validation", "valid": "validation"}
-"""What else splits are called."""
+SPLIT_NAMES = {
+    **{name: name for name in SPLITS},
+    **dict.fromkeys(("", "training"), "train"),
+    **dict.fromkeys(("dev", "development", "val", "valid"), "validation"),
+    **dict.fromkeys(("eval", "evaluation", "testing"), "test"),
+}
+"""What splits are called, in small letters."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,8 @@ def propose(place: Path, name: str, base: str = "") -> Proposal:
     Raises:
         DataError: the data cannot be read, or holds too little to learn from.
     """
-    found = CORPORA[corpus_of(place)].read(place)
+    corpus = CORPORA[corpus_of(place)]
+    found = corpus.read(place)
     # An utterance without a file is silence.
     found = [
         replace(u, audio_filepath=u.audio_filepath and os.path.abspath(u.audio_filepath))
@@ -113,7 +119,7 @@ def propose(place: Path, name: str, base: str = "") -> Proposal:
     classes = are_classes(train)
     seconds = sum(u.duration for u in train)
     sections: dict[str, dict[str, tuple[Any, str]]] = {
-        "data": _data(train, classes),
+        "data": _data(train, classes) | _noise(place, corpus),
         "features": {} if base else _features(train),
         "model": _head(classes, BASES) if base else _model(len(train), seconds, classes),
         "augment": _augment(classes),
@@ -138,12 +144,15 @@ def propose(place: Path, name: str, base: str = "") -> Proposal:
 def split(utterances: Sequence[Utterance]) -> tuple[list[Utterance], str]:
     """Return the utterances with a split each, and how they were split.
 
-    Splits that the data has are kept. Otherwise whole speakers are held out where enough are
-    known, and else a share of every text's utterances, by a hash of their names: the same
-    utterances go to the same splits when more are added. Nothing is held out without which
-    training would lack a label or a character.
+    Splits that the data has are kept; what names none is to learn from. Otherwise whole speakers
+    are held out where enough are known, and else a share of every text's utterances, by a hash of
+    their names, whatever their order. Nothing is held out without which training would lack a
+    label or a character.
+
+    Raises:
+        DataError: a split is called neither train nor validation nor test.
     """
-    utterances = [replace(u, split=SPLIT_NAMES.get(u.split, u.split)) for u in utterances]
+    utterances = [replace(u, split=_split_name(u)) for u in utterances]
     given = {u.split for u in utterances}
     if "validation" in given:
         return list(utterances), "as the data has them"
@@ -157,6 +166,16 @@ def split(utterances: Sequence[Utterance]) -> tuple[list[Utterance], str]:
     if enough and len(known) >= KNOWN_SHARE * len(rest):
         return _by_speaker(rest, held) + others, "by speakers: none is heard in two splits"
     return _by_text(rest, held) + others, "evenly over the texts; speakers are not known"
+
+
+def _split_name(utterance: Utterance) -> str:
+    name = utterance.split.strip().lower()
+    if name not in SPLIT_NAMES:
+        raise DataError(
+            f"{utterance.audio_filepath}: split {utterance.split!r}; name it {', '.join(SPLITS)}, "
+            f"or leave it empty to learn from"
+        )
+    return SPLIT_NAMES[name]
 
 
 def _by_speaker(utterances: Sequence[Utterance], held: Sequence[str]) -> list[Utterance]:
@@ -235,6 +254,13 @@ def _data(train: Sequence[Utterance], classes: bool) -> dict[str, tuple[Any, str
     texts = len({u.text for u in train})
     why = f"{texts} labels of short clips" if classes else f"{texts} texts, spelt letter by letter"
     return {"tokens": ("classes" if classes else "characters", why)}
+
+
+def _noise(place: Path, corpus: Corpus) -> dict[str, tuple[Any, str]]:
+    folder = place / corpus.noise
+    if not corpus.noise or not folder.is_dir():
+        return {}
+    return {"noise": (str(folder.absolute()), "recordings to mix in, beside made noise")}
 
 
 def _features(train: Sequence[Utterance]) -> dict[str, tuple[Any, str]]:

@@ -37,8 +37,9 @@ class DataSettings:
     `others` are corpora whose training speech is to be recognised as none of the words: as the
     class `_unknown_`, or as no text; so many of their clips as make `others_share` of all.
     `same_words` are corpora whose training speech is learnt from, too, where it is of the same
-    classes, or of no other words.
-    `clips_per_class` takes no more than so many training clips of each text; 0 takes all.
+    classes, or of no other words. `clips_per_class` takes no more than so many training clips of
+    each text; 0 takes all. `noise` is a folder of recordings to mix in, beside the corpus' own
+    where it has any.
     """
 
     corpus: str = "folder"
@@ -59,6 +60,7 @@ class DataSettings:
     others_share: float = 0.2
     same_words: tuple[str, ...] = ()
     clips_per_class: int = 0
+    noise: str = ""
 
 
 @dataclass(frozen=True)

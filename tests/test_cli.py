@@ -490,14 +490,14 @@ def test_evaluating_on_a_manifest(
     manifest = tmp_path / "own.jsonl"
     utterances = manifest_of(corpus)
     write_manifest(manifest, utterances)
-    assert call("evaluate", run, "--manifest", manifest)[1].startswith("100 utterances")
-    _, out, _ = call("evaluate", run, "--manifest", manifest, "--split", "test")
-    assert out.startswith("40 utterances")
+    for flags in ([], ["--split", "test"]):
+        _, out, _ = call("evaluate", run, "--manifest", manifest, *flags)
+        assert out.startswith("40 utterances")
     err = fails(2, "evaluate", run, "--manifest", manifest, "--split", "tst")
     assert "no utterance of split 'tst'" in err
     (tmp_path / "bad.wav").write_bytes(b"")
-    bad = Utterance(str(tmp_path / "bad.wav"), 1.0, "one")
-    write_manifest(manifest, [*utterances[:5], bad])
+    bad = Utterance(str(tmp_path / "bad.wav"), 1.0, "one", split="test")
+    write_manifest(manifest, [*[u for u in utterances if u.split == "test"][:5], bad])
     code, out, err = call("evaluate", run, "--manifest", manifest)
     assert code == 3
     assert out.startswith("5 utterances")

@@ -237,7 +237,7 @@ def test_strings_are_written_over_nothing(words: list[Utterance], tmp_path: Path
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code = main(["data", "compose", *map(str, arguments)])
+    code = main(["data", "compose", "--split", "train", *map(str, arguments)])
     out, err = capsys.readouterr()
     assert "Traceback" not in err
     return code, out, err
@@ -319,7 +319,7 @@ def test_a_folder_without_recordings_is_named(
 
 
 def test_a_manifest_of_nothing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_manifest(tmp_path / "gone.jsonl", [Utterance("gone.wav", 1.0, "a")])
+    write_manifest(tmp_path / "gone.jsonl", [Utterance("gone.wav", 1.0, "a", split="train")])
     code, out, err = run(capsys, tmp_path / "gone.jsonl", "-o", tmp_path / "new")
     assert (code, out) == (1, "")
     assert "gone.wav" in err and err.count("\n") == 1

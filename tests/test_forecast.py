@@ -98,6 +98,17 @@ def test_points_are_read_from_runs(run) -> None:
     assert read_point(run("b", 40, 0.25, "models/digits.onnx")).start == "from digits.onnx"
 
 
+@pytest.mark.parametrize(("tokens", "counted"), [("words", 700), ("classes", 200)])
+def test_errors_are_of_words_or_of_clips(tokens: str, counted: int, run) -> None:
+    folder = run("a", 40, 0.25)
+    head = "classify" if tokens == "classes" else "ctc"
+    (folder / "recipe.yaml").write_text(f"data: {{tokens: {tokens}}}\nmodel: {{head: {head}}}\n")
+    sizes = json.loads((folder / "data.json").read_text())
+    sizes["validation"]["words"] = 700
+    (folder / "data.json").write_text(json.dumps(sizes))
+    assert read_point(folder).validated == counted
+
+
 def test_runs_that_say_too_little(run, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a run folder"):
         read_point(tmp_path / "nowhere")

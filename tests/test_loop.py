@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load as load_tensors
@@ -103,6 +104,36 @@ def test_a_damaged_newest_checkpoint_falls_back(write_recipe, tmp_path: Path) ->
         checkpoint.write_bytes(b"")
     with pytest.raises(ModelError, match="holds no usable checkpoint"):
         train(Recipe(), run, device="cpu", resume=True)
+
+
+def test_other_data_than_a_run_began_with_are_refused(
+    write_recipe, tones: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(read_recipe(write_recipe()), run, device="cpu", show=stop_after(3))
+    utterances = read_manifest(tones)
+    write_manifest(
+        tones, [dataclasses.replace(utterances[0], text=utterances[1].text), *utterances[1:]]
+    )
+    with pytest.raises(DataError, match=r"began with other data .* of train.*; bring them back"):
+        train(Recipe(), run, device="cpu", resume=True)
+    write_manifest(tones, utterances)
+    train(Recipe(), run, device="cpu", resume=True)
+
+
+def test_a_validation_text_too_long_for_its_clip_leaves_the_loss_finite(
+    write_recipe, tones: Path, tmp_path: Path
+) -> None:
+    utterances = read_manifest(tones)
+    number = next(n for n, u in enumerate(utterances) if u.split == "validation")
+    utterances[number] = dataclasses.replace(utterances[number], text="low " * 60)
+    write_manifest(tones, utterances)
+    notes: list[str] = []
+    recipe = read_recipe(write_recipe(), ["training.epochs=2"])
+    train(recipe, tmp_path / "run", device="cpu", note=notes.append)
+    assert all(np.isfinite(row["validation_loss"]) for row in rows(tmp_path / "run"))
+    assert any("validation: 1 texts cannot be spelt" in note for note in notes)
 
 
 def test_a_run_is_never_written_over(write_recipe, tmp_path: Path) -> None:

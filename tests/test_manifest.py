@@ -21,6 +21,7 @@ from speechseq.manifest import (
     Utterance,
     parse_line,
     read_manifest,
+    read_split,
     read_utterance,
     shared_audio,
     shared_speakers,
@@ -207,7 +208,42 @@ def test_shared_speakers_ignores_unknown_ones() -> None:
 def test_shared_audio_is_of_stretches() -> None:
     one = [Utterance("a", 1, "x"), Utterance("", 1, ""), Utterance("b", 1, "", offset=2.0)]
     other = [Utterance("a", 9, "y"), Utterance("", 1, ""), Utterance("b", 1, "", offset=3.0)]
-    assert shared_audio(one, other) == {"a@0.000"}
+    assert {Path(name).name for name in shared_audio(one, other)} == {"a@0.000"}
+
+
+def test_a_file_called_by_two_names_is_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    names = ["real/a.wav", str(tmp_path / "real" / "a.wav"), "real/../link/a.wav"]
+    one, *others = [[Utterance(name, 1, "x")] for name in names]
+    assert all(shared_audio(one, other) for other in others)
+
+
+@pytest.mark.parametrize(
+    ("splits", "chosen", "usual", "found"),
+    [
+        (["", ""], "", "test", "01"),
+        (["train", ""], "", "test", "01"),
+        (["train", "test", ""], "", "test", "1"),
+        (["train", "test"], "train", "test", "0"),
+        (["train", "train"], "train", "", "01"),
+        (["train", "dev"], "", "test", "holds several splits (dev, train); choose with --split"),
+        (["train", "test"], "", "", "holds several splits (test, train); choose with --split"),
+        (["train", "test"], "tset", "", "no utterance of split 'tset'; did you mean 'test'?"),
+    ],
+)
+def test_one_split_of_a_manifest(
+    splits: list[str], chosen: str, usual: str, found: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "data.jsonl"
+    write_manifest(path, [Utterance(f"{n}.wav", 1, str(n), split=s) for n, s in enumerate(splits)])
+    try:
+        assert "".join(u.text for u in read_split(path, chosen, usual)) == found
+    except UsageError as error:
+        assert str(error) == f"{path}: {found}"
 
 
 def test_an_empty_path_is_silence() -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import tone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import make_layout
 
 from speechseq.audio import write_wav
 from speechseq.corpora import CORPORA
+from speechseq.errors import DataError
 from speechseq.recipe import Recipe
 from speechseq.recipe_checks import recipe_from_dict
 from speechseq.training.noise import (
@@ -144,6 +146,17 @@ def test_training_hears_the_first_part_of_a_recording_alone(tmp_path: Path) -> N
     assert len(noises) == len(NOISE_TILTS) + UNEVEN_NOISES + 1
     assert noises[-1].shape == (16000 // 80 + 1, 4)
     np.testing.assert_allclose(noises[-1][:-3], np.log(1e-6), rtol=1e-3)
+
+
+def test_a_folder_of_ones_own_is_mixed_in(tmp_path: Path) -> None:
+    plain = noisy("yesno", make_layout("yesno", tmp_path))
+    named = replace(plain, data=replace(plain.data, noise=str(tmp_path / "street")))
+    with pytest.raises(DataError, match=r"data.noise: .*street holds no recordings"):
+        noise_log_mels(named, CORPORA["yesno"])
+    (tmp_path / "street").mkdir()
+    write_wav(tmp_path / "street" / "bus.wav", tone(200.0, 2.0), 8000)
+    one, other = (noise_log_mels(made, CORPORA["yesno"]) for made in (plain, named))
+    assert len(other) == len(one) + 1
 
 
 def test_so_many_are_eventful(tmp_path: Path) -> None:

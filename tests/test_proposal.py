@@ -13,6 +13,7 @@ from conftest import RATE, TONES, tone
 
 from speechseq.audio import write_wav
 from speechseq.cli import main
+from speechseq.corpora import CORPORA
 from speechseq.errors import DataError
 from speechseq.manifest import Utterance, read_manifest, shared_speakers, write_manifest
 from speechseq.proposal import (
@@ -25,8 +26,10 @@ from speechseq.proposal import (
     split,
     write_proposal,
 )
+from speechseq.recipe import Recipe
 from speechseq.recipe_file import read_recipe
 from speechseq.tokens import SILENCE
+from speechseq.training.noise import noise_log_mels
 
 
 def utterances(count: int, *, speakers: int = 0, texts: int = 4, seconds: float = 1.0):
@@ -139,9 +142,50 @@ def test_only_validation_is_made_where_a_test_split_is_there() -> None:
     assert parts(found)["validation"]
 
 
-def test_more_clips_leave_the_others_where_they_were() -> None:
-    before = {u.audio_filepath: u.split for u in split(utterances(400, speakers=20))[0]}
-    assert split(utterances(400, speakers=20)[::-1])[0][0].split == before["clips/399.wav"]
+@pytest.mark.parametrize("speakers", [0, 20])
+def test_splits_do_not_hang_on_the_order(speakers: int) -> None:
+    clips = utterances(400, speakers=speakers)
+    one, other = (
+        {u.audio_filepath: u.split for u in split(order)[0]} for order in (clips, clips[::-1])
+    )
+    assert one == other
+
+
+def test_clips_added_to_a_proposal_are_to_learn_from() -> None:
+    before, _ = split(utterances(400))
+    added = [Utterance(f"new/{n}.wav", 1.0, "text0") for n in range(50)]
+    found, how = split([*before, *added])
+    assert how == "as the data has them"
+    assert found[:400] == before
+    assert {u.split for u in found[400:]} == {"train"}
+
+
+@pytest.mark.parametrize(
+    "names", [("Train", "Dev", "Test"), ("training", "valid", "eval"), ("", " val ", "TESTING")]
+)
+def test_splits_by_other_names_are_known(names: tuple[str, str, str]) -> None:
+    found, _ = split([Utterance(f"{n}.wav", 1.0, "a", split=s) for n, s in enumerate(names)])
+    assert tuple(u.split for u in found) == SPLITS
+
+
+def test_a_split_of_another_name_is_refused() -> None:
+    clips = utterances(60)
+    with pytest.raises(DataError, match=r"0\.wav: split 'held out'; name it train, "):
+        split([dataclasses.replace(clips[0], split="held out"), *clips[1:]])
+
+
+def test_recordings_of_noise_are_mixed_in(folder: Path, tmp_path: Path) -> None:
+    (folder / "_background_noise_").mkdir()
+    write_wav(folder / "_background_noise_" / "hum.wav", tone(50.0, 1.0), RATE)
+    proposal = propose(folder, "mine")
+    recipe = read_recipe(write_proposal(proposal, "mine", tmp_path / "new"))
+    assert recipe.data.noise == str(folder / "_background_noise_")
+    noises = [noise_log_mels(r, CORPORA["jsonl"]) for r in (recipe, _quiet(recipe))]
+    assert len(noises[0]) == len(noises[1]) + 1
+
+
+def _quiet(recipe: Recipe) -> Recipe:
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, noise=""))
 
 
 # Task

@@ -66,7 +66,8 @@ def _add_compose(action: argparse.ArgumentParser) -> None:
         "Compose strings of a manifest's utterances, each string of one speaker: wav files and "
         "their manifest strings.jsonl, to evaluate on. The same seed gives the same strings."
     )
-    action.add_argument("manifest", type=Path, help="JSON lines of one split; see data prepare")
+    action.add_argument("manifest", type=Path, help="JSON lines; see data prepare")
+    action.add_argument("--split", default="", help="which, where the manifest has several")
     action.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     action.add_argument("--strings", type=int, default=300, help="how many (default: 300)")
     action.add_argument("--shortest", type=int, default=1, help="utterances in one (default: 1)")
@@ -82,7 +83,8 @@ def _add_shard(action: argparse.ArgumentParser) -> None:
         "Write a manifest's utterances, in shuffled order, as tar shards in the WebDataset layout "
         "and, beside them, their index. Train with data.corpus=shards and data.root=FOLDER."
     )
-    action.add_argument("manifest", type=Path, help="JSON lines of one split; see data prepare")
+    action.add_argument("manifest", type=Path, help="JSON lines; see data prepare")
+    action.add_argument("--split", default="", help="which, where the manifest has several")
     action.add_argument(
         "-o", "--output", type=Path, required=True, metavar="PATTERN", help="FOLDER/train-%%06d.tar"
     )
@@ -196,9 +198,9 @@ def _compose(arguments: argparse.Namespace) -> None:
     from speechseq.audio import read_audio
     from speechseq.compose import Composition, write_strings
     from speechseq.corpora.clips import clips_in, require
-    from speechseq.manifest import read_manifest
+    from speechseq.manifest import read_split
 
-    utterances = read_manifest(arguments.manifest)
+    utterances = read_split(arguments.manifest, arguments.split)
     noises = []
     if arguments.noise:
         noises = [read_audio(path, arguments.rate) for path in clips_in(arguments.noise).values()]
@@ -219,9 +221,9 @@ def _shard(arguments: argparse.Namespace) -> None:
         if value is not None and value < least:
             name = flag.replace("_", "-")
             raise UsageError(f"--{name} {value}: a number of {least} or more goes here")
-    from speechseq.manifest import read_manifest
+    from speechseq.manifest import read_split
 
-    utterances = read_manifest(arguments.manifest)
+    utterances = read_split(arguments.manifest, arguments.split)
     need_training()
     from speechseq.training.sharding import MEGABYTES, Limit, write_shards
 

@@ -30,7 +30,7 @@ HELP = "a model to scores"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="bundled name, model file or run folder")
-    parser.add_argument("--split", help="split of the corpus (default: test)")
+    parser.add_argument("--split", help="split to score on (default: test)")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--corpus", help="corpus (default: the one the model was trained on)")
     where.add_argument("--manifest", type=Path, help="JSON lines to score instead of a corpus")
@@ -67,16 +67,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _evaluated(arguments: argparse.Namespace, recogniser: Recogniser) -> list[Utterance]:
     from speechseq.corpora import CORPORA
-    from speechseq.manifest import read_manifest
+    from speechseq.manifest import read_split
     from speechseq.recipe import DataSettings
     from speechseq.splits import load_split
 
     if arguments.manifest:
-        utterances = read_manifest(arguments.manifest)
-        chosen = [u for u in utterances if arguments.split in (None, u.split)]
-        if not chosen:
-            raise UsageError(f"{arguments.manifest}: no utterance of split {arguments.split!r}")
-        return chosen
+        return read_split(arguments.manifest, arguments.split or "", usual="test")
     settings = recogniser.recipe.data
     if arguments.corpus and arguments.corpus != settings.corpus:
         options = {name: getattr(settings, name) for name in CORPORA[arguments.corpus].options}

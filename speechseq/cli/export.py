@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--int8", action="store_true", help="quantise, and measure what it costs")
     parser.add_argument("--card", type=Path, help="YAML of what the model's card should say")
     parser.add_argument("--manifest", type=Path, help="compare on these, not on validation")
+    parser.add_argument("--split", default="", help="split of the manifest (default: validation)")
     parser.add_argument("--root", default="", help="place of the corpus")
     add_force(parser, "MODEL.onnx")
 
@@ -44,12 +45,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _compared(arguments: argparse.Namespace) -> list[Utterance]:
     """List what an export is compared on: a manifest, or the validation split if it is here."""
-    from speechseq.manifest import read_manifest
+    from speechseq.manifest import read_split
     from speechseq.splits import load_split
     from speechseq.training.run_folder import read_run
 
     if arguments.manifest:
-        return read_manifest(arguments.manifest)
+        return read_split(arguments.manifest, arguments.split, usual="validation")
     recipe, _ = read_run(arguments.run)
     settings = dataclasses.replace(recipe.data, root=arguments.root or recipe.data.root)
     try:

@@ -49,6 +49,7 @@ from speechseq.training.run_folder import (
     begin_run,
     begun_with,
     read_run,
+    refuse_other_data,
     refuse_run,
 )
 from speechseq.training.step import Note, Training
@@ -197,10 +198,11 @@ def prepare(
         steps=data.steps(recipe.training.epochs),
         note=note,
     )
-    lines = preflight(ready, network=network, steps=training.steps)
+    lines = preflight(ready, recipe, network=network, steps=training.steps)
     for line in (*lines, training.try_largest()):
         note(line)
     if resume:
+        refuse_other_data(run, ready.sizes)
         training.take_up()
     elif world.writes:
         begin_run(run, recipe, vocabulary, ready.sizes)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from speechseq.audio import SUFFIXES, read_audio
+from speechseq.audio import read_audio
+from speechseq.corpora.clips import clips_in
+from speechseq.errors import DataError
 from speechseq.manifest import NOISE_TRAINING_SHARE, Corpus
 from speechseq.recipe import Recipe
 from speechseq.recogniser import pad
@@ -142,8 +145,27 @@ EVENTS: tuple[Callable[[int, np.random.Generator], np.ndarray], ...] = (_knock, 
 """What happens in eventful noise."""
 
 
+def _recordings(recipe: Recipe, corpus: Corpus) -> list[Path]:
+    """List the recordings of noise: the corpus' own, if they are here, and the recipe's."""
+    found: list[Path] = []
+    if corpus.noise and (own := corpus.locate(recipe.data.root) / corpus.noise).is_dir():
+        found += clips_in(own).values()
+    if recipe.data.noise:
+        folder = Path(recipe.data.noise)
+        recordings = clips_in(folder) if folder.is_dir() else {}
+        if not recordings:
+            raise DataError(f"data.noise: {folder} holds no recordings; correct it or leave it out")
+        found += recordings.values()
+    return found
+
+
 def noise_log_mels(recipe: Recipe, corpus: Corpus) -> list[np.ndarray]:
-    """Return log-mels (frames, mels) of noise to mix in: made noise, and the corpus' own."""
+    """Return log-mels (frames, mels) of noise to mix in: made, and recorded where there is any.
+
+    Raises:
+        DataError: the recipe names a folder without recordings.
+        AudioError: one of them cannot be read.
+    """
     if not recipe.augment.noise_probability:
         return []
     rate = recipe.features.rate
@@ -152,12 +174,9 @@ def noise_log_mels(recipe: Recipe, corpus: Corpus) -> list[np.ndarray]:
     clips = [coloured_noise(size, tilt, rng) for tilt in NOISE_TILTS]
     clips += [uneven_noise(size, rate, rng) for _ in range(UNEVEN_NOISES)]
     clips += [eventful_noise(size, rate, rng) for _ in range(recipe.augment.eventful_noises)]
-    folder = corpus.locate(recipe.data.root) / corpus.noise if corpus.noise else None
-    if folder is not None and folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in SUFFIXES:
-                recording = read_audio(path, rate)
-                clips.append(recording[: round(NOISE_TRAINING_SHARE * len(recording))])
+    for path in _recordings(recipe, corpus):
+        recording = read_audio(path, rate)
+        clips.append(recording[: round(NOISE_TRAINING_SHARE * len(recording))])
     log_mel = LogMel(replace(recipe.features, edge_seconds=0.0))
     with torch.inference_mode():
         return [log_mel(*map(torch.from_numpy, pad([clip])))[0][0].numpy() for clip in clips]

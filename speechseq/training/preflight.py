@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +46,7 @@ class Ready:
     validation: Split
     sample: tuple[LogMels, Sequence[float]]
     says: Sequence[str]
-    sizes: Mapping[str, Mapping[str, float]]
+    sizes: Mapping[str, Mapping[str, Any]]
     shares: torch.Tensor | None = None
 
 
@@ -52,9 +54,10 @@ RARE = 5
 """Tokens seen less often than this in training are named before it."""
 
 
-def preflight(ready: Ready, *, network: SpeechNetwork, steps: int) -> Iterator[str]:
+def preflight(ready: Ready, recipe: Recipe, *, network: SpeechNetwork, steps: int) -> Iterator[str]:
     """Say what is about to be trained on what: data, label coverage, size."""
     yield from ready.says
+    yield from unspeakable(recipe, ready.validation)
     yield f"parameters: {parameters(network):,}; steps: {steps:,}"
 
 
@@ -69,10 +72,17 @@ def says_of(training: Split, validation: Split, vocabulary: Vocabulary) -> list[
     ]
 
 
-def size_of(utterances: Sequence[Utterance]) -> dict[str, float]:
-    """Count utterances and their seconds."""
-    seconds = sum(utterance.duration for utterance in utterances)
-    return {"utterances": len(utterances), "seconds": round(seconds, 3)}
+def size_of(utterances: Sequence[Utterance]) -> dict[str, Any]:
+    """Count utterances, their seconds and words; `sha256` is of which utterances and texts."""
+    digest = hashlib.sha256()
+    for key, text in sorted((u.key, u.text) for u in utterances):
+        digest.update(f"{key}\n{text}\n".encode(errors="backslashreplace"))
+    return {
+        "utterances": len(utterances),
+        "seconds": round(sum(u.duration for u in utterances), 3),
+        "words": sum(len(u.text.split()) for u in utterances),
+        "sha256": digest.hexdigest(),
+    }
 
 
 def counted(name: str, split: Split) -> str:
@@ -186,6 +196,17 @@ def lack_of(recipe: Recipe, utterance: Utterance, label: Sequence[int], frames: 
         return ""
     needs = f"{frames} frames for {utterance.text!r}, which needs {frames_needed(label)}"
     return needs + ("" if label else " and holds no token")
+
+
+def unspeakable(recipe: Recipe, split: Split) -> Iterator[str]:
+    """Say how many of a split's texts have too few frames; they are wrong, and in no loss."""
+    uncut = replace(recipe, augment=replace(recipe.augment, cut_seconds=0.0))
+    frames = split.log_mels.lengths[:, 0].tolist()
+    of = zip(split.utterances, split.labels, frames, strict=True)
+    lacks = [(u.audio_filepath, lack_of(uncut, u, label, n)) for u, label, n in of]
+    named = [f"{path}: {lack}" for path, lack in lacks if lack]
+    if named:
+        yield f"validation: {len(named)} texts cannot be spelt in their clips' frames; {named[0]}"
 
 
 def fit_cmvn(

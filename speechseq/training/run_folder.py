@@ -7,13 +7,14 @@ import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 
 from speechseq import __version__
-from speechseq.errors import ModelError
+from speechseq.errors import DataError, ModelError
 from speechseq.files import atomic_write
 from speechseq.model_file import (
     RUN_DATA,
@@ -64,6 +65,24 @@ def begin_run(
             file.write(text.encode())
 
 
+def refuse_other_data(run: Path, sizes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise a DataError where the data are not those that a run began with.
+
+    What was learnt from might be validated on, and an epoch would not go on where it stopped.
+    """
+    try:
+        began = json.loads((run / RUN_DATA).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # a run of before it was written down
+    for split, size in sizes.items():
+        before = began.get(split, {})
+        if any(before.get(name, value) != value for name, value in size.items()):
+            raise DataError(
+                f"{run}: began with other data ({before.get('utterances')} utterances of {split}, "
+                f"now {size['utterances']}); bring them back, or train anew"
+            )
+
+
 def holds_run(run: Path) -> bool:
     """Tell whether a run was begun in a folder."""
     return (run / RECIPE).exists()
@@ -83,16 +102,20 @@ def _placed(recipe: Recipe) -> Recipe:
     data, training = recipe.data, recipe.training
     return dataclasses.replace(
         recipe,
-        data=dataclasses.replace(data, root=str(Path(data.root).absolute()) if data.root else ""),
+        data=dataclasses.replace(data, root=_place(data.root), noise=_place(data.noise)),
         training=dataclasses.replace(
             training, base=_model_place(training.base), teacher=_model_place(training.teacher)
         ),
     )
 
 
+def _place(name: str) -> str:
+    return str(Path(name).absolute()) if name else ""
+
+
 def _model_place(name: str) -> str:
     """Return where a model is, seen from anywhere; nothing and bundled models stay as they are."""
-    return str(Path(name).absolute()) if name and name not in bundled_names() else name
+    return name if name in bundled_names() else _place(name)
 
 
 def refuse_run(run: Path) -> None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from speechseq.alignment import frames_needed
 from speechseq.decoding import decoder_for
 from speechseq.metrics import accuracy, total_rate, word_errors
 from speechseq.recipe import Recipe
@@ -56,7 +58,7 @@ def validate(
     """Score a split; every process of `world` takes its share of the batches."""
     network.eval()
     decode = decoder_for(vocabulary, recipe.decoding.decoder)
-    found: list[tuple[int, str, float]] = []
+    found: list[tuple[int, str, float | None]] = []
     posteriors = np.zeros((0, len(vocabulary)), np.float32)
     batches = validation_batches(split.log_mels, split.labels, BATCH)
     with torch.inference_mode():
@@ -66,15 +68,13 @@ def validate(
             lengths = batch.lengths.to(device)
             frames = network.features.finish(batch.log_mels.to(device), lengths)
             log_probs, sizes = network.from_features(frames, lengths)
-            loss = loss_of(
-                log_probs, sizes, batch.labels.to(device), batch.label_lengths.to(device)
-            )
+            loss = _loss(log_probs, sizes, [split.labels[number] for number in utterances])
             rows = [
                 row[:size]
                 for row, size in zip(log_probs.cpu().numpy(), sizes.tolist(), strict=True)
             ]
             texts = [vocabulary.decode(decode(row).tokens) for row in rows]
-            found += zip(utterances.tolist(), texts, [float(loss)] * len(texts), strict=True)
+            found += zip(utterances.tolist(), texts, [loss] * len(texts), strict=True)
             posteriors = posteriors if len(posteriors) else np.exp(rows[-1])
     found = sorted(world.gather(found))
     hypotheses = [text for _, text, _ in found]
@@ -82,5 +82,23 @@ def validate(
     error = 1 - right
     if vocabulary.is_sequence:
         error = total_rate(word_errors(split.references, hypotheses))
-    loss_mean = sum(loss for _, _, loss in found) / len(found)
-    return Validation(loss_mean, right, error, hypotheses, posteriors)
+    losses = [loss for _, _, loss in found if loss is not None]
+    return Validation(sum(losses) / max(len(losses), 1), right, error, hypotheses, posteriors)
+
+
+def _loss(log_probs: Tensor, sizes: Tensor, labels: Sequence[Sequence[int]]) -> float | None:
+    """Return the mean loss of the texts that their frames can spell; None where none can.
+
+    One that cannot would make the loss infinite, for all epochs alike.
+    """
+    rows = [
+        row
+        for row, (label, size) in enumerate(zip(labels, sizes.tolist(), strict=True))
+        if frames_needed(label) <= size
+    ]
+    if not rows:
+        return None
+    flat = torch.tensor([number for row in rows for number in labels[row]], dtype=torch.int64)
+    counts = torch.tensor([len(labels[row]) for row in rows])
+    device = log_probs.device
+    return float(loss_of(log_probs[rows], sizes[rows], flat.to(device), counts.to(device)))
