@@ -18,6 +18,7 @@ from typing import BinaryIO, cast
 import numpy as np
 import soundfile
 
+from speechseq.containers import is_chained, walk_mp3
 from speechseq.errors import AudioError
 
 MAX_SECONDS = 3600.0
@@ -42,6 +43,9 @@ _NO_END = "Last page lacks an end-of-stream bit"
 
 LEAST_SHARE = 0.98
 """Of the frames a header promises; an mp3's may be an estimate."""
+
+MP3_SLACK = 5000
+"""Samples by which an mp3's frames may hold more than is played: what the encoder put around."""
 
 BLOCK_SAMPLES = 1 << 18
 """Samples read at a time, of all channels, or given on if those are more: memory follows what is
@@ -97,13 +101,28 @@ def read_blocks(
     stretch.check(where)
     found = 0
     with _seekable(source, where) as seekable, _open(seekable, where) as file:
-        read = _blocks(file, where, stretch, _block_frames(file, rate))
+        promised = _promised(seekable, file, where) if stretch.is_whole else 0
+        read = _blocks(file, where, stretch, _block_frames(file, rate), promised)
         for block in read if file.samplerate == rate else _resample(read, file.samplerate, rate):
             found += len(block)
             if len(block):
                 yield np.clip(block, -1.0, 1.0, out=block)
     if not found:
         raise AudioError(f"{where}: shorter than a sample at {rate} Hz; give longer audio")
+
+
+def check_samples(samples: np.ndarray, where: str) -> None:
+    """See that samples are mono and floats, as all that hears takes them.
+
+    Raises:
+        AudioError: they are not.
+    """
+    if samples.ndim != 1:
+        raise AudioError(f"{where}: shape {samples.shape}; mono samples (samples,) go here")
+    if not np.issubdtype(samples.dtype, np.floating):
+        raise AudioError(f"{where}: samples of {samples.dtype}; floats from -1 to 1 go here")
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{where}: holds NaN or infinite samples; give numbers from -1 to 1")
 
 
 def name_of(source: Source) -> str:
@@ -151,6 +170,11 @@ class _Stretch:
             )
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the file is to be read from its beginning to its end."""
+        return not (self.duration or self.offset)
+
+    @property
     def limit(self) -> str:
         """The longest, to be read."""
         return f"{self.longest / 3600:g} h" if self.longest >= 3600 else f"{self.longest:g} s"
@@ -196,9 +220,9 @@ def _open(source: str | os.PathLike[str] | BinaryIO, where: str) -> soundfile.So
     try:
         if os.name == "posix" and isinstance(source, str | os.PathLike):
             name = os.fsencode(source)  # names that are not UTF-8 go as the bytes they are
-            file = soundfile.SoundFile(name)
+            file = _SoundFile(name)
         else:
-            file = soundfile.SoundFile(source)
+            file = _SoundFile(source)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
         raise AudioError(
             f"{where}: not audio that can be read ({_reason(error)}); give wav, flac, ogg or mp3"
@@ -211,6 +235,53 @@ def _open(source: str | os.PathLike[str] | BinaryIO, where: str) -> soundfile.So
         file.close()
         raise AudioError(f"{where}: cut short{cut}; copy it again")
     return file
+
+
+class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]
+    """A file that is not sought in where it cannot know its length: a flac out of a pipe."""
+
+    def seekable(self) -> bool:
+        """Whether reading may go back and forth."""
+        return self.frames < MOST_FRAMES and bool(super().seekable())
+
+
+def _promised(
+    source: str | os.PathLike[str] | BinaryIO, file: soundfile.SoundFile, where: str
+) -> int:
+    """Return how many frames a file's header promises; 0 where it cannot know.
+
+    Raises:
+        AudioError: it holds more than the header tells, which would be lost without a word.
+    """
+    if file.format not in ("MP3", "OGG"):
+        return int(file.frames) if file.frames < MOST_FRAMES else 0
+    with _from_the_start(source) as whole:
+        if file.format == "OGG":
+            if is_chained(whole):
+                raise AudioError(
+                    f"{where}: several recordings one behind the other; give each as a file"
+                )
+            return int(file.frames)
+        there = walk_mp3(whole)
+    if there.samples * LEAST_SHARE > file.frames + MP3_SLACK:
+        told, held = (count / file.samplerate for count in (file.frames, there.samples))
+        raise AudioError(
+            f"{where}: holds {held:.1f} s, of which its header tells {told:.1f}; convert it again"
+        )
+    return int(file.frames if there.is_counted else min(file.frames, there.samples))
+
+
+@contextmanager
+def _from_the_start(source: str | os.PathLike[str] | BinaryIO) -> Iterator[BinaryIO]:
+    """Give an open file's bytes from the first one on, and leave it where it stood."""
+    if isinstance(source, str | os.PathLike):
+        with open(source, "rb") as file:
+            yield file
+        return
+    place = source.tell()
+    source.seek(0)
+    yield source
+    source.seek(place)
 
 
 def _cut_short(notes: str) -> str:
@@ -256,9 +327,12 @@ def _block_frames(file: soundfile.SoundFile, rate: int) -> int:
 
 
 def _blocks(
-    file: soundfile.SoundFile, where: str, stretch: _Stretch, size: int
+    file: soundfile.SoundFile, where: str, stretch: _Stretch, size: int, promised: int
 ) -> Iterator[np.ndarray]:
-    """Yield blocks (samples,) of up to `size`, mixed down, until the stretch or the file ends."""
+    """Yield blocks (samples,) of up to `size`, mixed down, until the stretch or the file ends.
+
+    At the end of a whole file nearly all samples that were `promised` must have come.
+    """
     found = 0
     wanted = stretch.frames(file.samplerate)
     try:
@@ -277,9 +351,8 @@ def _blocks(
         ) from None
     if more:
         raise AudioError(f"{where}: longer than {stretch.limit}; cut it into parts")
-    whole = not (stretch.duration or stretch.offset)
-    if whole and found < LEAST_SHARE * file.frames:
-        raise AudioError(f"{where}: cut short, {found} of {file.frames} samples; copy it again")
+    if found < LEAST_SHARE * promised:
+        raise AudioError(f"{where}: cut short, {found} of {promised} samples; copy it again")
     if not found:
         raise AudioError(f"{where}: holds no samples; give longer audio")
 

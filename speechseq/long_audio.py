@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from speechseq.errors import AudioError
+from speechseq.audio import check_samples
 from speechseq.recipe import Recipe
 from speechseq.tokens import BLANK
 
@@ -61,8 +61,7 @@ class Counted:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for block in self._blocks:
-            if block.ndim != 1:
-                raise AudioError(f"block: shape {block.shape}; mono samples (samples,) go here")
+            check_samples(block, "block")
             self._samples += len(block)
             yield block
             if self._progress:

@@ -88,3 +88,6 @@ WRITERS: dict[str, Callable[[str, Recognition], str]] = {
     "vtt": as_vtt,
 }
 """Output formats by name, which is also the ending of their files."""
+
+DOCUMENTS = ("srt", "vtt")
+"""Formats of whole documents: two texts one behind the other are none."""

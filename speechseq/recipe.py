@@ -262,14 +262,16 @@ class DecodingSettings:
     """How log-probabilities become text, where texts are sequences; a class is always the best.
 
     `decoder` greedy takes the best token of every frame; lexicon, for characters, spells the words
-    of the training texts and no others. Words of less than `least_confidence` are left out; a class
-    of less is `_unknown_`, where the model has that. A classifier hears `clip_seconds` of a stream
-    at a time, which is about as long as the clips it was trained on.
+    of the training texts and no others. Words of less than `least_confidence` are left out, and so
+    is a class of less, or is `_unknown_`, where the model has that. A classifier hears
+    `clip_seconds` of a stream at a time, which is about as long as the clips it was trained on, and
+    says a word from `spotting_confidence` on, the mean probability over some looks.
     """
 
     decoder: str = "greedy"
     least_confidence: float = 0.0
     clip_seconds: float = 1.0
+    spotting_confidence: float = 0.6
 
 
 @dataclass(frozen=True)

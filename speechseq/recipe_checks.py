@@ -97,6 +97,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "training.keep_checkpoints": (1, 1000),
     "decoding.least_confidence": (0.0, 1.0),
     "decoding.clip_seconds": (0.2, 10.0),
+    "decoding.spotting_confidence": (0.0, 1.0),
 }
 """The least and the greatest value of each number."""
 

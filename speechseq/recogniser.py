@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from speechseq.audio import Source, read_audio, read_blocks
+from speechseq.audio import Source, check_samples, read_audio, read_blocks
 from speechseq.decoding import Hypothesis, decoder_for
 from speechseq.errors import AudioError, ModelError, SpeechseqError, UsageError
 from speechseq.long_audio import (
@@ -90,7 +90,13 @@ class Recogniser:
         """
         own = self.recipe.decoding
         least = own.least_confidence if least_confidence is None else least_confidence
-        changed = replace(own, decoder=decoder or own.decoder, least_confidence=least)
+        spotting = own.spotting_confidence if least_confidence is None else least_confidence
+        changed = replace(
+            own,
+            decoder=decoder or own.decoder,
+            least_confidence=least,
+            spotting_confidence=spotting,
+        )
         recipe = replace(self.recipe, decoding=changed)
         return Recogniser(self.network, self.vocabulary, recipe, self.hear_on)
 
@@ -319,11 +325,13 @@ class Recogniser:
         return Recognition(text_of(words), words, hypothesis.confidence, duration)
 
     def _class(self, hypothesis: Hypothesis, duration: float) -> tuple[Word, ...]:
-        """Return the class as the only word."""
+        """Return the class as the only word; none, or unknown, where it is not sure enough."""
         label = self.vocabulary.tokens[hypothesis.tokens[0]]
         sure = hypothesis.confidence >= self.recipe.decoding.least_confidence
         if not sure and UNKNOWN in self.vocabulary.tokens:
             label = UNKNOWN
+        elif not sure:
+            return ()
         return (Word(label, 0.0, duration, hypothesis.confidence),)
 
 
@@ -349,11 +357,12 @@ def pad(clips: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Stack clips into (batch, samples) float32, zeros behind the short ones, and their lengths.
 
     Raises:
-        AudioError: a clip is empty or not one-dimensional.
+        AudioError: a clip is empty, or not of mono floats.
     """
     for number, clip in enumerate(clips):
-        if clip.ndim != 1 or not clip.size:
-            raise AudioError(f"clip {number}: shape {clip.shape}; mono samples (samples,) go here")
+        check_samples(clip, f"clip {number}")
+        if not clip.size:
+            raise AudioError(f"clip {number}: holds no samples; give longer audio")
     lengths = np.array([len(clip) for clip in clips], dtype=np.int64)
     samples = np.zeros((len(clips), lengths.max()), dtype=np.float32)
     for row, clip in enumerate(clips):

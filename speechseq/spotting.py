@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from speechseq.errors import AudioError
+from speechseq.audio import check_samples
 from speechseq.long_audio import NoiseFloor
 from speechseq.recipe import Recipe
 from speechseq.recognition import Recognition, Word, text_of
@@ -23,9 +23,6 @@ LOOK_SECONDS = 0.1
 
 LOOKS = 3
 """So many looks together tell what was said (scripts/measure_spotting.py)."""
-
-LEAST_CONFIDENCE = 0.6
-"""Mean probability over the looks from which a word is said, where the recipe has no other."""
 
 AGAIN_SECONDS = 1.3
 """The same word is not said twice in so long a time: it is still in sight."""
@@ -46,7 +43,7 @@ class Spotter:
     def __init__(self, classify: Classify, vocabulary: Vocabulary, recipe: Recipe):
         self._classify = classify
         self._rate = recipe.features.rate
-        self._least = recipe.decoding.least_confidence or LEAST_CONFIDENCE
+        self._least = recipe.decoding.spotting_confidence
         self._labels = vocabulary.tokens
         self._are_words = np.array([label not in NO_TEXT for label in self._labels])
         self._clip = round(recipe.decoding.clip_seconds * self._rate)
@@ -81,8 +78,7 @@ class Spotter:
         Raises:
             AudioError: they are not one-dimensional.
         """
-        if samples.ndim != 1:
-            raise AudioError(f"stream: shape {samples.shape}; mono samples (samples,) go here")
+        check_samples(samples, "stream")
         self._samples += len(samples)
         return self._look_at(samples)
 

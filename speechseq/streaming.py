@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from speechseq.audio import check_samples
 from speechseq.decoding import Decoder, Hypothesis
-from speechseq.errors import AudioError
 from speechseq.recognition import Recognition, Word, WordFinder, text_of
 from speechseq.segments import Confidence, Segment
 from speechseq.stream_frames import Frames
@@ -156,8 +156,7 @@ class Stream:
         Raises:
             AudioError: they are not one-dimensional.
         """
-        if samples.ndim != 1:
-            raise AudioError(f"stream: shape {samples.shape}; mono samples (samples,) go here")
+        check_samples(samples, "stream")
         found = []
         size = round(PIECE_SECONDS * self._rate)
         for begin in range(0, len(samples), size):

@@ -252,6 +252,31 @@ def test_two_inputs_may_not_share_a_file(
     assert not (tmp_path / "out").exists()
 
 
+def test_folders_that_a_pattern_matches_are_searched(call: Call, run: Path, clips: Path) -> None:
+    (clips / "empty").mkdir()
+    (clips / "notes.txt").unlink()
+    code, out, _ = call("transcribe", clips / "*", "-m", run)
+    assert code == 0
+    assert out == call("transcribe", clips, "-m", run)[1]
+
+
+@pytest.mark.parametrize("form", ["srt", "vtt"])
+def test_subtitles_are_one_document_each(
+    form: str, call: Call, fails: Callable[..., str], run: Path, clips: Path, tmp_path: Path
+) -> None:
+    words = ["transcribe", clips, "-m", run, "-f", form]
+    assert "write them with -o DIR" in fails(2, *words)
+    assert call(*words, "-o", tmp_path / "out")[0] == 0
+    assert call("transcribe", clips / "a.wav", "-m", run, "-f", form)[0] == 0
+
+
+def test_a_standard_input_that_is_closed(
+    fails: Callable[..., str], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "the standard input is closed" in fails(2, "transcribe", "-", "-m", run)
+
+
 def test_nothing_to_transcribe(fails: Callable[..., str], tmp_path: Path) -> None:
     assert "no audio in this folder" in fails(2, "transcribe", tmp_path)
     assert "matches no file; check" in fails(2, "transcribe", tmp_path / "*.wav")

@@ -104,14 +104,36 @@ def test_words_that_are_not_sure_enough_are_left_out(least: float, text: str) ->
 
 
 @pytest.mark.parametrize("classes", [("Off", "On"), (UNKNOWN, "On")])
-def test_a_class_that_is_not_sure_enough_is_unknown(classes: tuple[str, ...]) -> None:
+def test_a_class_that_is_not_sure_enough_is_unknown_or_none(classes: tuple[str, ...]) -> None:
     settings = recipe(data={"tokens": "classes"}, model={"head": "classify"})
     recogniser = Recogniser(network([1], 2, 0.7), Vocabulary("classes", classes), settings)
     clip = [np.zeros(RATE, np.float32)]
     assert recogniser.decoding_with(least_confidence=0.6).transcribe_batch(clip)[0].text == "On"
     unsure = recogniser.decoding_with(least_confidence=0.8).transcribe_batch(clip)[0]
-    assert unsure.text == (UNKNOWN if UNKNOWN in classes else "On")
-    assert unsure.words == (Word(unsure.text, 0.0, 1.0, unsure.confidence),)
+    expected = [Word(UNKNOWN, 0.0, 1.0, unsure.confidence)] if UNKNOWN in classes else []
+    assert unsure.words == tuple(expected)
+    assert unsure.text == " ".join(word.text for word in expected)
+
+
+@pytest.mark.parametrize(
+    ("samples", "says"),
+    [
+        (np.zeros(800, np.int16), "samples of int16; floats from -1 to 1 go here"),
+        (np.full(800, np.nan, np.float32), "holds NaN or infinite samples"),
+        (np.zeros((2, 800), np.float32), r"shape \(2, 800\); mono samples"),
+    ],
+)
+def test_what_are_no_samples_is_refused(samples: np.ndarray, says: str) -> None:
+    digits = load("digits")
+    for hear in (
+        digits.transcribe,
+        lambda found: digits.transcribe_batch([found]),
+        lambda found: list(digits.transcribe_blocks([found])),
+        digits.stream().hear,
+        load("commands-en").stream().hear,
+    ):
+        with pytest.raises(AudioError, match=says):
+            hear(samples)
 
 
 def test_a_class_is_one_word_as_long_as_the_clip() -> None:
@@ -171,7 +193,8 @@ def test_padding_keeps_the_clips_and_fills_with_zeros(sizes: list[int]) -> None:
 
 @pytest.mark.parametrize("shape", [(0,), (2, 100), (1, 100), ()])
 def test_clips_of_another_shape_are_named(shape: tuple[int, ...]) -> None:
-    message = r"clip 1: shape \(.*\); mono samples \(samples,\) go here"
+    says = "holds no samples; give" if shape == (0,) else r"shape \(.*\); mono samples \(samples,\)"
+    message = f"clip 1: {says}"
     recogniser = Recogniser(network([0], 4), CHARACTERS, recipe())
     for call in (pad, recogniser.transcribe_batch):
         with pytest.raises(AudioError, match=message):

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from speechseq.server.listening import listen
 from speechseq.server.service import warm
 
 ROOT = Path(__file__).parents[1]
+LARGE = b"/page/vendor/ort-wasm-simd-threaded.wasm"
 SAMPLE = ROOT / "data" / "samples" / "nine_one_one.wav"
 
 
@@ -174,6 +176,28 @@ def test_slow_senders_are_cut_off() -> None:
         with socket.create_connection(address) as quick:
             quick.sendall(request_bytes())
             assert answer_of(quick)[0] == 200
+
+
+def test_who_takes_no_answer_is_cut_off() -> None:
+    """A file of 14 MB does not fit into what lies between; each reader holds two descriptors."""
+
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    def is_served() -> bool:
+        with socket.create_connection(address) as quick:
+            quick.sendall(request_bytes())
+            return answer_of(quick)[0] == 200
+
+    with live(header_seconds=0.4, body_seconds=0.4) as address, ExitStack() as held:
+        assert is_served()
+        before = descriptors()
+        for _ in range(20):
+            slow = held.enter_context(socket.create_connection(address))
+            slow.sendall(b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % LARGE)
+        until(lambda: descriptors() >= before + 40)
+        until(lambda: descriptors() <= before + 20)
+        assert is_served()
 
 
 def test_who_leaves_is_no_error(caplog: pytest.LogCaptureFixture) -> None:

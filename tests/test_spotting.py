@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechseq.errors import AudioError
-from speechseq.recipe import Recipe
+from speechseq.recipe import DecodingSettings, Recipe
 from speechseq.recipe_checks import recipe_from_dict
-from speechseq.recogniser import Recogniser
-from speechseq.spotting import AGAIN_SECONDS, LEAST_CONFIDENCE, LOOK_SECONDS, Spotter
+from speechseq.recogniser import Recogniser, load
+from speechseq.spotting import AGAIN_SECONDS, LOOK_SECONDS, Spotter
 from speechseq.tokens import SILENCE, UNKNOWN, Vocabulary
 
 RATE = 8000
@@ -78,7 +78,7 @@ def test_words_are_said_once_each_and_where_they_were() -> None:
     assert found.duration == stream.seconds == len(THREE) / RATE
     for word, begun in zip(found.words, (1.5, 3.4, 4.2), strict=True):
         assert word.start <= begun < begun + LOOK_SECONDS <= word.end
-        assert LEAST_CONFIDENCE <= word.confidence <= 1
+        assert DecodingSettings().spotting_confidence <= word.confidence <= 1
     assert stream.unsure() == ()
 
 
@@ -128,9 +128,9 @@ def test_less_sure_words_are_left_out() -> None:
     low, high = sounds(("", 1), ("low", 0.4), ("", 1)), sounds(("", 1), ("high", 0.4), ("", 1))
     both = 0.8 * low + 0.6 * high
     assert spotter().hear(both) == "low"
-    assert spotter(least_confidence=0.7).hear(both) == ""
+    assert spotter(spotting_confidence=0.7).hear(both) == ""
     equal = 0.7 * low + 0.7 * high
-    assert spotter().hear(equal) == "" != spotter(least_confidence=0.4).hear(equal)
+    assert spotter().hear(equal) == "" != spotter(spotting_confidence=0.4).hear(equal)
 
 
 def test_it_rests_a_while_after_a_word() -> None:
@@ -163,3 +163,11 @@ def test_a_classifier_streams_by_spotting() -> None:
     assert stream.hear(THREE) == "high low high"
     with pytest.raises(AudioError, match="mono samples"):
         stream.hear(np.zeros((2, 2), np.float32))
+
+
+def test_the_least_confidence_of_a_command_is_that_of_spotting_too() -> None:
+    recogniser = load("commands-en")
+    for least in (0.0, 0.3):
+        changed = recogniser.decoding_with(least_confidence=least).recipe.decoding
+        assert changed.spotting_confidence == changed.least_confidence == least
+    assert recogniser.recipe.decoding.spotting_confidence == DecodingSettings().spotting_confidence

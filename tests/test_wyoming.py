@@ -589,6 +589,11 @@ def test_only_a_socket_that_nobody_listens_at_is_replaced(tmp_path: Path) -> Non
             pass
         assert path.is_socket()
     assert not path.exists()
+    with listening_at(path), socket.socket(socket.AF_UNIX) as successor:
+        path.unlink()
+        successor.bind(str(path))
+    assert path.is_socket(), "a successor's socket stays"
+    path.unlink()
     path.write_text("mine")
     for place in (path, tmp_path / "no" / "folder", tmp_path / ("long" * 50)):
         with pytest.raises(SpeechseqError, match="cannot be listened at"), listening_at(place):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechseq.cli.terminal import open_recogniser
-from speechseq.errors import SpeechseqError
+from speechseq.errors import SpeechseqError, UsageError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ProcessPoolExecutor
@@ -164,8 +164,16 @@ def _opened(opening: Opening) -> Recogniser:
 
 
 def source_of(name: str) -> Source:
-    """Return what to read for an input's name."""
-    return sys.stdin.buffer if name == STDIN else name
+    """Return what to read for an input's name.
+
+    Raises:
+        UsageError: it is the standard input, which is closed.
+    """
+    if name != STDIN:
+        return name
+    if sys.stdin is None:
+        raise UsageError("-: the standard input is closed; give a file")
+    return sys.stdin.buffer
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from speechseq.outputs import WRITERS
+    from speechseq.outputs import DOCUMENTS, WRITERS
 
     write = choose(WRITERS, arguments.format, "format")
     if arguments.jobs is not None and arguments.jobs < 1:
@@ -47,6 +47,10 @@ def run(arguments: argparse.Namespace) -> None:
     inputs = list(_find_inputs(arguments.inputs))
     targets = _targets(inputs, arguments)
     many = len(inputs) > 1
+    if many and arguments.format in DOCUMENTS and not targets:
+        raise UsageError(
+            f"--format {arguments.format}: one file's is one document; write them with -o DIR"
+        )
     bar = Bar()
     failed = 0
     for number, (name, answer) in enumerate(_answers(inputs, arguments), 1):
@@ -149,20 +153,30 @@ def _find_inputs(names: Sequence[str]) -> Iterator[str]:
 
 
 def _expand(name: str) -> list[str]:
-    from speechseq.audio import SUFFIXES
-
-    if name == STDIN or (os.path.lexists(name) and not os.path.isdir(name)):
+    if name == STDIN or os.path.lexists(name):
+        if found := _files(name):
+            return found
+        raise UsageError(
+            f"{name}: no audio in this folder; give one that holds wav, flac, ogg or mp3"
+        )
+    if not glob.has_magic(name):
         return [name]
-    if os.path.isdir(name):
-        found = (path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
-        paths = [path for path in found if not path.is_dir()]
-        if not paths:
-            raise UsageError(f"{name}: no audio in this folder; give one with {SUFFIXES[0]}, …")
-        return sorted(map(str, paths))
-    matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else [name]
+    matches = [
+        found for match in sorted(glob.glob(name, recursive=True)) for found in _files(match)
+    ]
     if not matches:
         raise UsageError(f"{name}: matches no file; check the pattern")
     return matches
+
+
+def _files(name: str) -> list[str]:
+    """Return a file as it is, or the audio files in a folder."""
+    from speechseq.audio import SUFFIXES
+
+    if not os.path.isdir(name):
+        return [name]
+    found = (path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(str(path) for path in found if not path.is_dir())
 
 
 def _targets(inputs: Sequence[str], arguments: argparse.Namespace) -> dict[str, Path]:

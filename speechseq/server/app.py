@@ -52,7 +52,15 @@ def build_app(
     paths = [route.path for route in ROUTES]
     app = Starlette(
         routes=ROUTES,
-        middleware=[Middleware(Door, metrics=service.metrics, token=token, paths=paths)],
+        middleware=[
+            Middleware(
+                Door,
+                metrics=service.metrics,
+                token=token,
+                paths=paths,
+                send_seconds=limits.body_seconds,
+            )
+        ],
         exception_handlers={Refusal: _refused, HTTPException: _not_found},
         lifespan=lifespan,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 from collections.abc import Sequence
@@ -30,12 +31,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Door:
-    """An ASGI application around `app`; `paths` are those that are counted by name."""
+    """An ASGI application around `app`; `paths` are those that are counted by name.
+
+    Who takes no part of an answer for `send_seconds` is given up: a connection costs memory.
+    """
 
     app: ASGIApp
     metrics: Metrics
     token: str | None
     paths: Sequence[str]
+    send_seconds: float
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check, answer and count one request or WebSocket."""
@@ -50,7 +55,11 @@ class Door:
                 status = message["status"]
             else:
                 status = status or WEBSOCKET_STATUS.get(message["type"], 0)
-            await send(message)
+            try:
+                async with asyncio.timeout(self.send_seconds):
+                    await send(message)
+            except TimeoutError:
+                raise ClientDisconnect from None
 
         path = scope["path"] if scope["path"] in self.paths else "other"
         try:

@@ -27,7 +27,7 @@ class Limits:
     queue: int = _limit(256, "uploads that may wait for their turn")
     wait_seconds: float = _limit(30.0, "longest wait for a turn")
     header_seconds: float = _limit(10.0, "time for a connection to send a request's headers")
-    body_seconds: float = _limit(30.0, "time to send a whole body")
+    body_seconds: float = _limit(30.0, "time to send a whole body, or to take a part of an answer")
     answer_seconds: float = _limit(120.0, "longest wait for a recognition")
     streams: int = _limit(32, "WebSocket streams at once")
     stream_seconds: float = _limit(60.0, "seconds of audio in one stream")

@@ -69,22 +69,36 @@ async def serve(server: uvicorn.Server, listener: socket.socket, limits: Limits)
 
 
 async def drop_silent(connections: Collection[Any], header_seconds: float) -> None:
-    """Close connections that send no whole request header for so long; uvicorn waits for ever."""
+    """Close connections that send no whole request header for so long; uvicorn waits for ever.
+
+    What is closed, but for a rest of an answer that nobody takes, is cut off after as long.
+    """
     since: dict[Any, tuple[Any, float]] = {}
     clock = asyncio.get_running_loop().time
     while True:
         await asyncio.sleep(header_seconds / 4)
-        silent = {each: each.cycle for each in connections if _is_silent(each)}
-        for connection, cycle in silent.items():
-            last, began = since.get(connection, (None, clock()))
-            since[connection] = (cycle, began if cycle is last else clock())
-            if clock() - since[connection][1] >= header_seconds and connection.transport:
-                connection.transport.close()
-        since = {each: since[each] for each in silent}
+        waiting = {each: _waits_in(each) for each in connections}
+        waiting = {each: state for each, state in waiting.items() if state is not TALKING}
+        for connection, state in waiting.items():
+            last, began = since.get(connection, (TALKING, 0.0))
+            since[connection] = (state, began if state is last else clock())
+            if clock() - since[connection][1] >= header_seconds:
+                end = connection.transport.abort if state is CLOSING else connection.transport.close
+                end()
+        since = {each: since[each] for each in waiting}
 
 
-def _is_silent(connection: Any) -> bool:
-    """Whether no request of it is under way; WebSockets have no cycle, and bounds of their own."""
-    if not hasattr(connection, "cycle"):
-        return False
-    return connection.cycle is None or connection.cycle.response_complete
+TALKING, CLOSING = object(), object()
+
+
+def _waits_in(connection: Any) -> object:
+    """Return the state in which a connection waits for its client: closing, or after a request.
+
+    While a request is under way it does not; WebSockets have no cycle, and bounds of their own.
+    """
+    if not connection.transport:
+        return TALKING
+    if connection.transport.is_closing():
+        return CLOSING
+    cycle: Any = getattr(connection, "cycle", TALKING)
+    return cycle if cycle in (None, TALKING) or cycle.response_complete else TALKING

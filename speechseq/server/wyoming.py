@@ -20,7 +20,7 @@ import stat
 import sys
 import wave
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -341,6 +341,7 @@ def listening_at(path: Path) -> Iterator[socket.socket]:
             if path.is_socket() and not _is_listened_at(path):
                 path.unlink()
             listener.bind(str(path))
+            own = path.stat()
             listener.listen()
         except OSError as error:
             reason = error.strerror or error
@@ -350,7 +351,10 @@ def listening_at(path: Path) -> Iterator[socket.socket]:
         try:
             yield listener
         finally:
-            path.unlink(missing_ok=True)
+            # Another server may have taken the place, once this one stopped to listen.
+            with suppress(OSError):
+                if os.path.samestat(path.stat(), own):
+                    path.unlink()
 
 
 def _is_listened_at(path: Path) -> bool:

@@ -40,6 +40,9 @@ EVENTS_A_SECOND = (0.3, 5.0)
 EVENT_DB = 6.0
 """Standard deviation of the levels of one noise's events."""
 
+MACHINES = 0.3
+"""Of eventful noises, so many repeat one event in even time."""
+
 KNOCK_SECONDS = (0.005, 0.15)
 """How soon a knock falls by a factor of e."""
 
@@ -95,17 +98,30 @@ def eventful_noise(samples: int, rate: int, rng: np.random.Generator) -> np.ndar
     """Return knocks, calls and bursts (samples,) over a faint hiss, level 0.1.
 
     Stands for what households and streets do between and over words: short sounds, each with a
-    beginning and an end, as words have them, some of them voiced.
+    beginning and an end, as words have them, some of them voiced. Some are a machine's: one sound
+    over and over.
     """
     noise = coloured_noise(samples, float(rng.choice(NOISE_TILTS)), rng).astype(np.float64)
     noise *= 10 ** (rng.uniform(*HISS_DB) / 20)
-    count = 1 + rng.poisson(rng.uniform(*EVENTS_A_SECOND) * samples / rate)
-    for start in rng.integers(0, samples, size=count):
-        event = EVENTS[int(rng.integers(len(EVENTS)))](rate, rng)
-        event *= 10 ** (rng.normal(0, EVENT_DB) / 20) / max(event.std(), 1e-9)
-        place = noise[start : start + len(event)]
-        place += event[: len(place)]
+    a_second = rng.uniform(*EVENTS_A_SECOND)
+    if rng.random() < MACHINES:
+        event = _event(rate, rng)
+        for start in range(0, samples, max(round(rate / a_second), 1)):
+            _put(noise, event, start)
+    else:
+        for start in rng.integers(0, samples, size=1 + rng.poisson(a_second * samples / rate)):
+            _put(noise, _event(rate, rng), start)
     return (0.1 * noise / noise.std()).astype(np.float32)
+
+
+def _event(rate: int, rng: np.random.Generator) -> np.ndarray:
+    event = EVENTS[int(rng.integers(len(EVENTS)))](rate, rng)
+    return event * (10 ** (rng.normal(0, EVENT_DB) / 20) / max(event.std(), 1e-9))
+
+
+def _put(noise: np.ndarray, event: np.ndarray, start: int) -> None:
+    place = noise[start : start + len(event)]
+    place += event[: len(place)]
 
 
 def _knock(rate: int, rng: np.random.Generator) -> np.ndarray:

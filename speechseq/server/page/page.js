@@ -15,6 +15,7 @@ const loaded = new Map(); // networks that were made, by model and place
 let offer = null; // what models there are, and where they may run
 let file = null; // the sound that was given last
 let shown = null; // all that is drawn of it
+let opening = false; // whether the microphone is on its way
 let stop = null; // ends the recording that runs
 let turn = 0; // of several recognitions only the last one is shown
 
@@ -25,6 +26,7 @@ async function enter() {
     part("door").hidden = error.status !== UNAUTHORISED;
     return say(error.message, true);
   }
+  const wasAsked = !part("door").hidden;
   part("door").hidden = true;
   fill(
     part("model"),
@@ -32,6 +34,7 @@ async function enter() {
   );
   offerPlaces();
   for (const id of ["model", "place", "record", "file"]) part(id).disabled = false;
+  if (wasAsked) part("record").focus(); // the token's field, which had it, is gone
   say("Ready.");
 }
 
@@ -55,23 +58,26 @@ function say(text, isWrong = false) {
 }
 
 /** Run what may fail, and say why it did. */
-async function attempt(what, work) {
+async function attempt(what, work, isOver = () => false) {
   try {
     await work();
+    return true;
   } catch (error) {
     if (error.status === UNAUTHORISED) part("door").hidden = false;
-    say(`${what}: ${error.message}`, true);
+    if (!isOver()) say(`${what}: ${error.message}`, true);
+    return false;
   }
 }
 
 /** Recognise the last sound with the chosen model, and show all of it. */
-function recognise() {
+async function recognise() {
   if (!file || !part("place").value) return;
   const own = ++turn;
+  const isOver = () => own !== turn;
   const model = chosen();
   const place = part("place").value;
   say(`${file.name}: listening …`);
-  attempt(file.name, async () => {
+  const work = async () => {
     const samples = await readFile(file, model.rate);
     const duration = samples.length / model.rate;
     check(samples, duration);
@@ -80,12 +86,20 @@ function recognise() {
     const logProbs = await network(samples);
     const found = recogniserOf(model)(logProbs, duration);
     const took = performance.now() - began;
-    if (own !== turn) return;
+    if (isOver()) return;
     const mels = logMels(samples, model.log_mel);
     shown = { model, samples, duration, logProbs, logMels: mels, ...found };
     show();
     say(`${file.name}: ${duration.toFixed(2)} s, recognised in ${took.toFixed(1)} ms ${place}.`);
-  });
+  };
+  if (!(await attempt(file.name, work, isOver)) && !isOver()) clear();
+}
+
+/** Show nothing of the last sound: what is shown belongs to the name in the status line. */
+function clear() {
+  shown = null;
+  part("answer").hidden = true;
+  part("text").textContent = "";
 }
 
 function check(samples, duration) {
@@ -135,19 +149,21 @@ function take(given) {
 }
 
 async function record() {
+  if (opening) return;
   if (stop) return finish();
   say("Recording.");
   const heard = (seconds) => {
     part("clock").textContent = `${seconds.toFixed(1)} s`;
     if (seconds >= offer.most_seconds - 1) finish();
   };
-  part("record").disabled = true; // until the microphone is open
+  // A button that is disabled would lose the keyboard's focus.
+  opening = true;
   await attempt("microphone", async () => {
     stop = await startRecording(heard);
     part("record").textContent = "Stop and recognise";
     part("record").toggleAttribute("data-on", true);
   });
-  part("record").disabled = false;
+  opening = false;
 }
 
 async function finish() {

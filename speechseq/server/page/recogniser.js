@@ -29,9 +29,10 @@ function textOf({ kind, tokens }, numbers) {
   return kind === "characters" ? units.join("").trim().replace(/\s+/g, " ") : units.join(" ");
 }
 
-/** Return the class as the only word; one that is not sure enough is unknown, where that is one. */
+/** Return the class as the only word; none, or unknown, where it is not sure enough. */
 function wholeWord({ vocabulary, least_confidence }, { tokens, confidence }, duration) {
-  const sure = confidence >= least_confidence || !vocabulary.tokens.includes(UNKNOWN);
+  const sure = confidence >= least_confidence;
+  if (!sure && !vocabulary.tokens.includes(UNKNOWN)) return [];
   const text = sure ? vocabulary.tokens[tokens[0]] : UNKNOWN;
   return [{ text, start: 0, end: duration, confidence }];
 }

@@ -26,13 +26,15 @@ export async function startRecording(heard) {
   const capture = new AudioWorkletNode(context, "capture");
   const blocks = [];
   let size = 0;
+  let isOver = false;
   capture.port.onmessage = ({ data }) => {
     blocks.push(data);
     size += data.length;
-    heard(size / context.sampleRate);
+    if (!isOver) heard(size / context.sampleRate);
   };
   context.createMediaStreamSource(stream).connect(capture).connect(context.destination);
   return async () => {
+    isOver = true; // what is still on its way belongs to the recording, but nobody is told
     stream.getTracks().forEach((track) => track.stop());
     await context.close();
     return wavFile(joined(blocks, size), context.sampleRate);
