@@ -101,7 +101,7 @@ def read_blocks(
     stretch.check(where)
     found = 0
     with _seekable(source, where) as seekable, _open(seekable, where) as file:
-        promised = _promised(seekable, file, where) if stretch.is_whole else 0
+        promised = stretch.frames_of(_promised(seekable, file, where), file.samplerate)
         read = _blocks(file, where, stretch, _block_frames(file, rate), promised)
         for block in read if file.samplerate == rate else _resample(read, file.samplerate, rate):
             found += len(block)
@@ -141,6 +141,7 @@ def duration_seconds(path: str | os.PathLike[str]) -> float:
     """
     where = name_of(path)
     with _open(path, where) as file:
+        _promised(path, file, where)
         seconds = float(file.frames / file.samplerate)
     if seconds > LONGEST_HEADER_SECONDS:
         raise AudioError(f"{where}: its header gives no length; convert it again")
@@ -169,10 +170,10 @@ class _Stretch:
                 f"{where}: {self.duration:g} s asked for at once; at most {self.limit} go"
             )
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether the file is to be read from its beginning to its end."""
-        return not (self.duration or self.offset)
+    def frames_of(self, whole: int, rate: int) -> int:
+        """Return how many of so many frames of a file should come; 0 where none can be told."""
+        left = whole - round(self.offset * rate)
+        return max(min(left, round(self.duration * rate)) if self.duration else left, 0)
 
     @property
     def limit(self) -> str:
@@ -331,7 +332,7 @@ def _blocks(
 ) -> Iterator[np.ndarray]:
     """Yield blocks (samples,) of up to `size`, mixed down, until the stretch or the file ends.
 
-    At the end of a whole file nearly all samples that were `promised` must have come.
+    At its end nearly all samples that were `promised` must have come.
     """
     found = 0
     wanted = stretch.frames(file.samplerate)

@@ -11,7 +11,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -129,13 +129,16 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
 def read_split(path: str | os.PathLike[str], split: str = "", usual: str = "") -> list[Utterance]:
     """Read the utterances of one split of a manifest: of all, where it does not name several.
 
-    Where none is chosen, the `usual` one is taken, if it is there.
+    Where none is chosen, the `usual` one is taken, if it is there. Beside utterances of named
+    splits those of none are of train, as when a recipe lists them.
 
     Raises:
         DataError: as `read_manifest`.
         UsageError: there is no such split, or there are several and none is chosen.
     """
     utterances = read_manifest(path)
+    if any(u.split for u in utterances):
+        utterances = [replace(u, split=u.split or "train") for u in utterances]
     names = sorted({u.split for u in utterances if u.split})
     if split or len(names) < 2:
         chosen = [u for u in utterances if not split or u.split == split]

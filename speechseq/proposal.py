@@ -14,6 +14,7 @@ import soundfile
 import yaml
 
 from speechseq.corpora import CORPORA
+from speechseq.corpora.clips import clips_in
 from speechseq.errors import DataError
 from speechseq.files import atomic_write, writing
 from speechseq.manifest import Corpus, Utterance, rank_of, write_manifest
@@ -258,7 +259,7 @@ def _data(train: Sequence[Utterance], classes: bool) -> dict[str, tuple[Any, str
 
 def _noise(place: Path, corpus: Corpus) -> dict[str, tuple[Any, str]]:
     folder = place / corpus.noise
-    if not corpus.noise or not folder.is_dir():
+    if not corpus.noise or not folder.is_dir() or not clips_in(folder):
         return {}
     return {"noise": (str(folder.absolute()), "recordings to mix in, beside made noise")}
 

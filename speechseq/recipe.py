@@ -259,7 +259,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class DecodingSettings:
-    """How log-probabilities become text, where texts are sequences; a class is always the best.
+    """How log-probabilities become text; of classes the best one is, where it is sure enough.
 
     `decoder` greedy takes the best token of every frame; lexicon, for characters, spells the words
     of the training texts and no others. Words of less than `least_confidence` are left out, and so

@@ -43,7 +43,8 @@ class Spotter:
     def __init__(self, classify: Classify, vocabulary: Vocabulary, recipe: Recipe):
         self._classify = classify
         self._rate = recipe.features.rate
-        self._least = recipe.decoding.spotting_confidence
+        decoding = recipe.decoding
+        self._least = max(decoding.spotting_confidence, decoding.least_confidence)
         self._labels = vocabulary.tokens
         self._are_words = np.array([label not in NO_TEXT for label in self._labels])
         self._clip = round(recipe.decoding.clip_seconds * self._rate)

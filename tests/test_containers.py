@@ -50,9 +50,23 @@ def test_every_frame_of_an_mp3_is_counted(rate: int, mode: str) -> None:
 
 def test_tags_before_and_behind_are_no_frames() -> None:
     data = mp3(sound(1.0, 16000), 16000)
-    before = b"ID3\x04\x00\x10" + bytes([0, 0, 2, 5]) + bytes(261) + b"3DI" + bytes(7)
-    whole = before + data + b"TAG" + bytes(125)
-    assert walk_mp3(io.BytesIO(whole)) == walk_mp3(io.BytesIO(data))
+    noise = np.random.default_rng(0).bytes
+    before = b"ID3\x04\x00\x10" + bytes([0, 0, 2, 5]) + noise(261) + b"3DI" + bytes(7)
+    size = (400_000 + 32).to_bytes(4, "little")
+    ape = [b"APETAGEX" + bytes(4) + size + bytes(16), noise(400_000), b"APETAGEX" + bytes(24)]
+    for behind in (b"TAG" + noise(125), b"".join(ape), b"".join(ape) + b"TAG" + noise(125)):
+        assert walk_mp3(io.BytesIO(before + data + behind)) == walk_mp3(io.BytesIO(data))
+        assert len(read_audio(data + behind, 16000)) == len(read_audio(data, 16000))
+
+
+def test_other_bytes_behind_are_no_frames_and_are_not_searched_for_long() -> None:
+    data = mp3(sound(1.0, 16000), 16000)
+    noise = np.random.default_rng(1).bytes(2_000_000)
+    assert walk_mp3(io.BytesIO(data + noise)) == walk_mp3(io.BytesIO(data))
+    with_frames = b"".join(bytes(60_000) + data[:144] for _ in range(50))
+    file = io.BytesIO(with_frames)
+    walk_mp3(file)
+    assert file.tell() < 2 << 20, "the search is bounded in all, whatever lies between"
 
 
 @settings(deadline=None, max_examples=200)

@@ -147,8 +147,9 @@ def _find_inputs(names: Sequence[str]) -> Iterator[str]:
     seen = set()
     for name in names:
         for found in _expand(name):
-            if found not in seen:
-                seen.add(found)
+            plain = os.path.normpath(found)
+            if plain not in seen:
+                seen.add(plain)
                 yield found
 
 

@@ -18,6 +18,13 @@ BACKLOG = 512
 """Connections that the system keeps until they are taken up."""
 
 
+LEAST_TAKEN_BYTES = 4096
+"""Who takes less of an answer in `header_seconds` takes none."""
+
+UNKNOWN = object()
+State = tuple[Any, bool, int]
+
+
 def listen(host: str, port: int) -> socket.socket:
     """Open a listening socket; port 0 takes a free one.
 
@@ -71,34 +78,35 @@ async def serve(server: uvicorn.Server, listener: socket.socket, limits: Limits)
 async def drop_silent(connections: Collection[Any], header_seconds: float) -> None:
     """Close connections that send no whole request header for so long; uvicorn waits for ever.
 
-    What is closed, but for a rest of an answer that nobody takes, is cut off after as long.
+    What is closed, but for a rest of an answer that nobody takes, is cut off after as long; who
+    takes it, some kilobytes in that time at least, gets all of it.
     """
-    since: dict[Any, tuple[Any, float]] = {}
+    since: dict[Any, tuple[State, float]] = {}
     clock = asyncio.get_running_loop().time
     while True:
         await asyncio.sleep(header_seconds / 4)
-        waiting = {each: _waits_in(each) for each in connections}
-        waiting = {each: state for each, state in waiting.items() if state is not TALKING}
+        states = {each: _waits_in(each) for each in connections}
+        waiting = {each: state for each, state in states.items() if state}
         for connection, state in waiting.items():
-            last, began = since.get(connection, (TALKING, 0.0))
-            since[connection] = (state, began if state is last else clock())
+            last, began = since.get(connection, (None, 0.0))
+            since[connection] = (state, began if state == last else clock())
             if clock() - since[connection][1] >= header_seconds:
-                end = connection.transport.abort if state is CLOSING else connection.transport.close
-                end()
+                transport = connection.transport
+                transport.abort() if transport.is_closing() else transport.close()
         since = {each: since[each] for each in waiting}
 
 
-TALKING, CLOSING = object(), object()
+def _waits_in(connection: Any) -> State | None:
+    """Return the state in which a connection waits for its client; None while it does not.
 
-
-def _waits_in(connection: Any) -> object:
-    """Return the state in which a connection waits for its client: closing, or after a request.
-
-    While a request is under way it does not; WebSockets have no cycle, and bounds of their own.
+    It changes with what was asked, with the end, and with what is still to be taken of an answer.
+    WebSockets have no cycle, and bounds of their own.
     """
-    if not connection.transport:
-        return TALKING
-    if connection.transport.is_closing():
-        return CLOSING
-    cycle: Any = getattr(connection, "cycle", TALKING)
-    return cycle if cycle in (None, TALKING) or cycle.response_complete else TALKING
+    transport = connection.transport
+    cycle: Any = getattr(connection, "cycle", UNKNOWN)
+    if not transport:
+        return None
+    is_silent = cycle is None or (cycle is not UNKNOWN and cycle.response_complete)
+    if not is_silent and not transport.is_closing():
+        return None
+    return cycle, transport.is_closing(), transport.get_write_buffer_size() // LEAST_TAKEN_BYTES

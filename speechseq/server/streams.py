@@ -15,6 +15,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from speechseq.recogniser import Recogniser
@@ -150,7 +151,7 @@ async def _guarded(socket: WebSocket, service: Service) -> None:
                 await socket.close()
         except TimeoutError:
             raise Refusal(408, "stream: open for too long; start another", code="timeout") from None
-    except WebSocketDisconnect:
+    except (WebSocketDisconnect, ClientDisconnect):
         return
     except Refusal as refusal:
         await _give_up(socket, refusal)
@@ -163,7 +164,7 @@ async def _give_up(socket: WebSocket, refusal: Refusal) -> None:
     try:
         await socket.send_json({"type": "error", **refusal.body()})
         await socket.close(CLOSE_CODES.get(refusal.status, 1008))
-    except (WebSocketDisconnect, RuntimeError):  # it is gone already
+    except (WebSocketDisconnect, ClientDisconnect, RuntimeError):  # it is gone already
         return
 
 

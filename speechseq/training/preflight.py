@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -73,10 +74,11 @@ def says_of(training: Split, validation: Split, vocabulary: Vocabulary) -> list[
 
 
 def size_of(utterances: Sequence[Utterance]) -> dict[str, Any]:
-    """Count utterances, their seconds and words; `sha256` is of which utterances and texts."""
+    """Count utterances, their seconds and words; `sha256` is of them all, in their order."""
     digest = hashlib.sha256()
-    for key, text in sorted((u.key, u.text) for u in utterances):
-        digest.update(f"{key}\n{text}\n".encode(errors="backslashreplace"))
+    for u in utterances:
+        line = json.dumps([u.key, u.text, round(u.duration, 3), u.speaker])
+        digest.update(f"{line}\n".encode())
     return {
         "utterances": len(utterances),
         "seconds": round(sum(u.duration for u in utterances), 3),

@@ -75,11 +75,14 @@ def refuse_other_data(run: Path, sizes: Mapping[str, Mapping[str, Any]]) -> None
     except (OSError, ValueError):
         return  # a run of before it was written down
     for split, size in sizes.items():
-        before = began.get(split, {})
+        before = began.get(split) if isinstance(began, dict) else None
+        if not isinstance(before, dict):
+            raise ModelError(f"{run / RUN_DATA}: damaged; train again")
         if any(before.get(name, value) != value for name, value in size.items()):
             raise DataError(
-                f"{run}: began with other data ({before.get('utterances')} utterances of {split}, "
-                f"now {size['utterances']}); bring them back, or train anew"
+                f"{run}: began with other data, or in another order "
+                f"({before.get('utterances')} utterances of {split}, now {size['utterances']}); "
+                f"bring them back, or train anew"
             )
 
 

@@ -273,7 +273,11 @@ def streamed(
         f"{vocabulary.kind}: {len(vocabulary)}; steps of the first epoch: {data.steps_of(0):,}",
     ]
     sizes = {
-        "train": {"utterances": index.utterances, "seconds": round(index.seconds, 3)},
+        "train": {
+            "utterances": index.utterances,
+            "seconds": round(index.seconds, 3),
+            "shards": [shard.sha256 for shard in index.shards],
+        },
         "validation": size_of(held),
     }
     return Ready(vocabulary, data, validation, (data.opening(), (1.0,)), says, sizes)
