@@ -36,7 +36,7 @@ from speechseq.server.service import Service
 from speechseq.server.sound import MOST_SAMPLES_A_SECOND, read_pcm, read_upload
 
 ROOT = Path(__file__).parents[1]
-SAMPLE = ROOT / "data" / "samples" / "nine_one_one.wav"
+SAMPLE = ROOT / "data" / "samples" / "seven_zero_eight.wav"
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from speechseq.server.service import warm
 
 ROOT = Path(__file__).parents[1]
 LARGE = b"/page/vendor/ort-wasm-simd-threaded.wasm"
-SAMPLE = ROOT / "data" / "samples" / "nine_one_one.wav"
+SAMPLE = ROOT / "data" / "samples" / "seven_zero_eight.wav"
 
 
 def request_bytes(file: bytes = CLIP) -> bytes:
@@ -339,7 +339,7 @@ def test_a_signal_lets_what_runs_finish(number: signal.Signals, code: int) -> No
             until(lambda: not is_open(place))
             running.sendall(whole[-100:])
             status, body = answer_of(running)
-        assert (status, json.loads(body)["text"]) == (200, "nine one one")
+        assert (status, json.loads(body)["text"]) == (200, "seven zero eight")
         out, err = server.communicate(timeout=30)
         assert (server.returncode, out) == (code, "")
         assert err == ("speechseq: interrupted\n" if code else "")
