@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -70,10 +71,13 @@ def encoded(files: list[tuple[str, Any]], data: dict[str, Any]) -> tuple[bytes, 
 
 
 @contextmanager
-def live(*recognisers: Recogniser, **limits: Any) -> Iterator[tuple[str, int]]:
+def live(
+    *recognisers: Recogniser, model_files: Mapping[str, Path] | None = None, **limits: Any
+) -> Iterator[tuple[str, int]]:
     """A server on loopback, in a thread; its address."""
     settings = Limits(**limits)
-    app = build_app(dict(zip("abc", recognisers or (LEFT_RIGHT,), strict=False)), settings)
+    named = dict(zip("abc", recognisers or (LEFT_RIGHT,), strict=False))
+    app = build_app(named, settings, model_files=model_files)
     server, listener = build_server(app, settings), listen("127.0.0.1", 0)
     address = listener.getsockname()
     thread = threading.Thread(target=lambda: asyncio.run(serve(server, listener, settings)))

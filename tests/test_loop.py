@@ -113,11 +113,11 @@ def test_other_data_than_a_run_began_with_are_refused(
     with pytest.raises(KeyboardInterrupt):
         train(read_recipe(write_recipe()), run, device="cpu", show=stop_after(3))
     utterances = read_manifest(tones)
-    write_manifest(
-        tones, [dataclasses.replace(utterances[0], text=utterances[1].text), *utterances[1:]]
-    )
-    with pytest.raises(DataError, match=r"began with other data .* of train.*; bring them back"):
-        train(Recipe(), run, device="cpu", resume=True)
+    other = dataclasses.replace(utterances[0], text=utterances[1].text)
+    for changed in ([other, *utterances[1:]], [utterances[1], utterances[0], *utterances[2:]]):
+        write_manifest(tones, changed)
+        with pytest.raises(DataError, match=r"began with other data.* of train.*; bring them back"):
+            train(Recipe(), run, device="cpu", resume=True)
     write_manifest(tones, utterances)
     train(Recipe(), run, device="cpu", resume=True)
 

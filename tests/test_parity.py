@@ -15,11 +15,11 @@ from speechseq.errors import GateFailed, ModelError
 from speechseq.model_file import KEYS, read_model
 from speechseq.recipe import Recipe
 from speechseq.recipe_checks import recipe_from_dict
-from speechseq.recogniser import load
+from speechseq.recogniser import Recogniser, load
 from speechseq.tokens import Vocabulary
 from speechseq.training import export as export_module
 from speechseq.training.encoder import CELLS, FRONT_ENDS, SpeechNetwork
-from speechseq.training.export import TOLERANCE, _gap, build_graph, export_network
+from speechseq.training.export import TOLERANCE, _gap, build_graph, export_network, parity
 from speechseq.training.features import FEATURES
 
 
@@ -42,6 +42,27 @@ def assert_parity(path: Path, model: dict[str, object], features: dict[str, obje
     assert found.largest_difference < TOLERANCE
     assert found.different_texts == 0
     assert path.is_file()
+
+
+@pytest.mark.parametrize(("steepness", "allowed"), [(1.0, False), (1e3, True)])
+def test_where_rounding_alone_goes_far_more_is_allowed(steepness: float, allowed: bool) -> None:
+    """Two networks 3e-4 apart: that is much, but for one that a millionth moves as far."""
+    _, recipe, vocabulary = made({}, {})
+
+    def recogniser(more: float) -> Recogniser:
+        def run(samples: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            heard = np.sin(steepness * samples.sum(1, dtype=np.float64)) + more
+            log_probs = np.full((len(samples), 3, len(vocabulary)), -2.0)
+            return log_probs + heard[:, None, None], np.full(len(samples), 3)
+
+        return Recogniser(run, vocabulary, recipe)
+
+    clips = [np.full(800, 0.3, np.float32)]
+    found = parity(recogniser(0.0), recogniser(3e-4), clips)
+    assert found.different_texts == 0
+    assert (found.largest_difference < TOLERANCE) == allowed
+    far = parity(recogniser(0.0), recogniser(0.5), clips)
+    assert far.largest_difference > TOLERANCE
 
 
 def test_unlikely_tokens_may_differ_in_proportion() -> None:

@@ -28,7 +28,7 @@ SMALL = (
 )  # fmt: skip
 
 LAYOUT_HAS = {
-    "an4": ["data.validation_speakers=1"],
+    "an4": ["data.validation_speakers=1", "data.same_words=[]"],
     "arabic_speech_commands": ["training.teacher=''"],
     "fsdd": ["data.same_words=[]"],
     "speech_commands": ["data.words=['yes', 'no']", "data.others=[]", "data.same_words=[]"],

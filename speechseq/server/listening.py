@@ -18,6 +18,9 @@ BACKLOG = 512
 """Connections that the system keeps until they are taken up."""
 
 
+SEND_BYTES = 1 << 18
+"""What the system may hold of an answer: of more it would be heard too late who takes it."""
+
 LEAST_TAKEN_BYTES = 4096
 """Who takes less of an answer in `header_seconds` takes none."""
 
@@ -35,6 +38,7 @@ def listen(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, *_, address = found[0]
         opened = socket.create_server(address, family=family, backlog=BACKLOG)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SpeechseqError(
