@@ -25,6 +25,7 @@ from speechseq.manifest import Utterance, read_manifest, write_manifest
 from speechseq.recogniser import Recogniser, load
 from speechseq.training import export as export_module
 from speechseq.training import loop
+from speechseq.training.export import Parity
 
 RECIPE = """
 data: {{corpus: fsdd, root: "{root}", tokens: words, validation_fraction: 0.2}}
@@ -467,11 +468,15 @@ def test_a_part_that_is_not_published_is_refused(call: Call) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "flags", "message"),
-    [("TOLERANCE", [], "not written; its graph"), ("MOST_INT8_LOSS", ["--int8"], "int8 loses")],
+    ("name", "value", "flags", "message"),
+    [
+        ("parity", lambda *_: Parity(1, 0.5, 0), [], "not written; its graph"),
+        ("MOST_INT8_LOSS", -1.0, ["--int8"], "int8 loses"),
+    ],
 )
 def test_a_failed_gate_writes_nothing(
-    limit: str,
+    name: str,
+    value: object,
     flags: list[str],
     message: str,
     call: Call,
@@ -479,7 +484,7 @@ def test_a_failed_gate_writes_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(export_module, limit, -1.0)
+    monkeypatch.setattr(export_module, name, value)
     code, out, err = call("export", run, "-o", tmp_path / "m.onnx", *flags)
     assert (code, out) == (4, "")
     assert message in err.splitlines()[-1]
