@@ -160,7 +160,7 @@ def draw_forecast(laws: Sequence[Law], path: str | Path, *, overwrite: bool = Fa
         DataError: the file cannot be written, or is there and `overwrite` is false.
     """
     figure = new_figure(path, 7.0, 4.6)
-    from matplotlib.ticker import StrMethodFormatter
+    from matplotlib.ticker import LogFormatter, StrMethodFormatter
 
     axes = figure.add_subplot()
     for number, law in enumerate(laws):
@@ -169,6 +169,7 @@ def draw_forecast(laws: Sequence[Law], path: str | Path, *, overwrite: bool = Fa
     axes.set_yscale("log")
     for axis, form in ((axes.xaxis, "{x:,.0f}"), (axes.yaxis, "{x:g}")):
         axis.set_major_formatter(StrMethodFormatter(form))
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)))  # 6, and not 6 × 10⁰
     axes.set_xlabel("clips to learn from")
     axes.set_ylabel("validation error (%)")
     axes.grid(visible=True, which="both", alpha=0.2)
