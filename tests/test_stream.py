@@ -839,11 +839,11 @@ def test_the_command_shards_a_manifest(
     tones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pattern = tmp_path / "out" / "train-%03d.tar"
-    words = ["data", "shard", str(tones), "-o", str(pattern)]
+    words = ["data", "shard", str(tones), "--split", "train", "-o", str(pattern)]
     assert main([*words, "--shard-utterances", "20"]) == 0
     out = capsys.readouterr().out
-    assert out == f"{tmp_path / 'out' / 'train.shards.json'}\t3 shards\t48 utterances\n"
-    assert len(content(read_index(index_path(tmp_path / "out", "train")))) == 48
+    assert out == f"{tmp_path / 'out' / 'train.shards.json'}\t2 shards\t36 utterances\n"
+    assert len(content(read_index(index_path(tmp_path / "out", "train")))) == 36
     assert main(words) == 1
     assert "is already there" in capsys.readouterr().err
 
@@ -855,14 +855,15 @@ def test_unreadable_audio_is_named_and_skipped(
     Path(utterances[3].audio_filepath).write_bytes(b"RIFF")
     os.truncate(utterances[4].audio_filepath, 2000)
     Path(utterances[5].audio_filepath).unlink()
-    assert main(["data", "shard", str(tones), "-o", str(tmp_path / "a-%d.tar")]) == 3
+    words = ["data", "shard", str(tones), "--split", "train"]
+    assert main([*words, "-o", str(tmp_path / "a-%d.tar")]) == 3
     said = capsys.readouterr()
     for number in (3, 4, 5):
         assert f"skipped: {utterances[number].audio_filepath}: " in said.err
-    assert "3 of 48 utterances could not be read; the others are written" in said.err
-    assert said.out.endswith("1 shards\t45 utterances\n")
+    assert "3 of 36 utterances could not be read; the others are written" in said.err
+    assert said.out.endswith("1 shards\t33 utterances\n")
     write_manifest(tones, utterances[3:6])
-    assert main(["data", "shard", str(tones), "-o", str(tmp_path / "b-%d.tar")]) == 1
+    assert main([*words, "-o", str(tmp_path / "b-%d.tar")]) == 1
     assert "none of 3 utterances could be read" in capsys.readouterr().err
     assert not list(tmp_path.glob("b*"))
 
@@ -873,6 +874,7 @@ def test_unreadable_audio_is_named_and_skipped(
         (["-o", "train.tar"], "no pattern for shards; write e.g. FOLDER/train-%06d.tar"),
         (["-o", "a-%d.tar", "--shard-megabytes", "0"], "--shard-megabytes 0: a number of 1"),
         (["-o", "a-%d.tar", "--shard-utterances", "-2"], "--shard-utterances -2: a number"),
+        (["-o", "a-%d.tar", "--split", ""], "holds several splits (train, validation); choose"),
         (["-o", "a-%d.tar", "--seed", "-1"], "--seed -1: a number of 0 or more"),
         (["-o", "a-%d.tar", "--shard-utterances", "1", "--shard-megabytes", "1"], "not allowed"),
         ([], "required: -o"),
@@ -881,7 +883,7 @@ def test_unreadable_audio_is_named_and_skipped(
 def test_wrong_words_are_refused(
     words: list[str], problem: str, tones: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["data", "shard", str(tones), *words]) == 2
+    assert main(["data", "shard", str(tones), "--split", "train", *words]) == 2
     assert problem in capsys.readouterr().err
 
 
