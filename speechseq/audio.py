@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import os
@@ -9,11 +10,11 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 import soundfile
@@ -58,6 +59,7 @@ SPOOL_BYTES = 1 << 24
 """A pipe's bytes beyond this many go to a temporary file, which can be sought in."""
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
+Found = TypeVar("Found")
 
 
 def read_audio(
@@ -256,14 +258,13 @@ def _promised(
     """
     if file.format not in ("MP3", "OGG"):
         return int(file.frames) if file.frames < MOST_FRAMES else 0
-    with _from_the_start(source) as whole:
-        if file.format == "OGG":
-            if is_chained(whole):
-                raise AudioError(
-                    f"{where}: several recordings one behind the other; give each as a file"
-                )
-            return int(file.frames)
-        there = walk_mp3(whole)
+    if file.format == "OGG":
+        if _found_by(is_chained, source):
+            raise AudioError(
+                f"{where}: several recordings one behind the other; give each as a file"
+            )
+        return int(file.frames)
+    there = _found_by(walk_mp3, source)
     if there.samples * LEAST_SHARE > file.frames + MP3_SLACK:
         told, held = (count / file.samplerate for count in (file.frames, there.samples))
         raise AudioError(
@@ -272,17 +273,25 @@ def _promised(
     return int(file.frames if there.is_counted else min(file.frames, there.samples))
 
 
-@contextmanager
-def _from_the_start(source: str | os.PathLike[str] | BinaryIO) -> Iterator[BinaryIO]:
-    """Give an open file's bytes from the first one on, and leave it where it stood."""
+def _found_by(
+    walk: Callable[[BinaryIO], Found], source: str | os.PathLike[str] | BinaryIO
+) -> Found:
+    """Return what a walk finds from the first byte on; a stream is left where it stood."""
     if isinstance(source, str | os.PathLike):
-        with open(source, "rb") as file:
-            yield file
-        return
+        status = Path(source).stat()
+        return _found_in_file(walk, os.fspath(source), status.st_size, status.st_mtime_ns)
     place = source.tell()
     source.seek(0)
-    yield source
+    found = walk(source)
     source.seek(place)
+    return found
+
+
+@functools.lru_cache(256)
+def _found_in_file(walk: Callable[[BinaryIO], Found], name: str, size: int, changed: int) -> Found:
+    """Walk a file once, however many stretches of it are read, as long as it does not change."""
+    with open(name, "rb") as file:
+        return walk(file)
 
 
 def _cut_short(notes: str) -> str:

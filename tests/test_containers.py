@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from speechseq import audio
 from speechseq.audio import read_audio
-from speechseq.containers import is_chained, walk_mp3
+from speechseq.containers import Mp3, is_chained, walk_mp3
 from speechseq.errors import AudioError
 
 MP3_RATES = (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000)
@@ -120,3 +123,24 @@ def test_a_flac_out_of_a_pipe_is_read_to_its_end() -> None:
     data[21] &= 0xF0
     data[22:26] = bytes(4)
     np.testing.assert_allclose(read_audio(bytes(data), 16000), samples, atol=1e-4)
+
+
+def test_a_file_is_walked_once_for_all_its_stretches_and_anew_once_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walked: list[Mp3] = []
+
+    def counted(file: BinaryIO) -> Mp3:
+        walked.append(walk_mp3(file))
+        return walked[-1]
+
+    monkeypatch.setattr(audio, "walk_mp3", counted)
+    path = tmp_path / "long.mp3"
+    path.write_bytes(mp3(sound(2.0, 16000), 16000))
+    for offset in (0.0, 0.5, 1.0):
+        assert len(read_audio(path, 16000, offset=offset, duration=0.5)) == 8000
+    assert len(walked) == 1
+    path.write_bytes(path.read_bytes() * 2)
+    with pytest.raises(AudioError, match="of which its header tells"):
+        read_audio(path, 16000, duration=0.5)
+    assert len(walked) == 2

@@ -74,6 +74,9 @@ class Objective:
     def sums(self, network: nn.Module, batch: Batch, step: int) -> Sums:
         """Return what a batch costs in one step; chance follows from its number."""
         recipe, settings = self.recipe, self.recipe.training
+        batch = replace(
+            batch, log_mels=self._send(batch.log_mels), lengths=self._send(batch.lengths)
+        )
         features, lengths, mixture = self._heard(self.features, batch, step)
         views = 2 if settings.consistency else 1
         frames = torch.cat(
@@ -109,8 +112,8 @@ class Objective:
     def _heard(
         self, features: Features, batch: Batch, step: int
     ) -> tuple[Tensor, Tensor, Mixture | None]:
-        """Return a batch's features and lengths as a network hears them, mixed or not."""
-        log_mels, lengths = self._send(batch.log_mels), self._send(batch.lengths)
+        """Return the features and lengths of a batch as a network hears it, mixed or not."""
+        log_mels, lengths = batch.log_mels, batch.lengths
         if not self.recipe.augment.mixup:
             return features.finish(log_mels, lengths), lengths, None
         mixture = self._mixture(features, log_mels, lengths, batch, step)
