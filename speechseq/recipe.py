@@ -126,15 +126,16 @@ class ModelSettings:
     """The network between features and log-probabilities.
 
     `front_end` is none, stack (of `time_stride` frames) or conv (two 3 x 3 convolutions that
-    halve the frequencies each and shorten time `time_stride` times). `cell` is rnn, gru or
-    lstm. `projection` 0 means none. `head` is ctc or classify; `pooling` (last, mean,
-    attention) is for classify, and attention may have several heads. `skip_input` adds the
-    textbook's V x_t to the output.
+    halve the frequencies each and shorten time `time_stride` times, and `conv_blocks` residual
+    pairs of convolutions). `cell` is rnn, gru or lstm. `projection` 0 means none. `head` is ctc or
+    classify; `pooling` (last, mean, attention) is for classify, and attention may have several
+    heads. `skip_input` adds the textbook's V x_t to the output.
     """
 
     front_end: str = "none"
     time_stride: int = 1
     channels: int = 32
+    conv_blocks: int = 0
     cell: str = "lstm"
     layers: int = 2
     hidden: int = 128

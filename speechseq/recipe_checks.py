@@ -50,6 +50,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "features.edge_seconds": (0.0, 10.0),
     "model.time_stride": (1, 8),
     "model.channels": (1, 4096),
+    "model.conv_blocks": (0, 32),
     "model.layers": (1, 32),
     "model.hidden": (1, 8192),
     "model.projection": (0, 8192),
@@ -195,6 +196,8 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield "decoding.decoder lexicon spells words in characters; use data.tokens characters"
     if model.front_end == "none" and model.time_stride != 1:
         yield "model.time_stride needs model.front_end stack or conv; choose one"
+    if model.conv_blocks and model.front_end != "conv":
+        yield "model.conv_blocks are of model.front_end conv; choose that, or set 0"
     if model.front_end == "conv" and (features.kind == "mfcc" or features.deltas):
         yield "model.front_end conv needs neighbouring frequencies; use log_mel without deltas"
     last = model.head == "classify" and model.pooling == "last"

@@ -51,10 +51,11 @@ def reach(recipe: Recipe) -> Reach:
     """Return what front end, deltas and window of a recipe hear around a frame's place.
 
     A window is centred on its frame; a stack takes frames behind its first; two convolutions of
-    three frames take the first one's stride and one more on either side.
+    three frames take the first one's stride and one more on either side, each that follows takes
+    a frame that leaves the front end.
     """
     features, model = recipe.features, recipe.model
-    wide = 1 + model.conv_strides[0]
+    wide = 1 + model.conv_strides[0] + 2 * model.conv_blocks * model.time_stride
     before, behind = {
         "none": (0, 0),
         "stack": (0, model.time_stride - 1),

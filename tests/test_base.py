@@ -62,6 +62,7 @@ SETTINGS: list[tuple[dict[str, object], dict[str, object]]] = [
     ({"front_end": "stack", "time_stride": 3, "layer_norm": True, "residual": True}, {}),
     ({"front_end": "conv", "time_stride": 2, "channels": 4, "layer_norm": True}, {}),
     ({"front_end": "conv", "time_stride": 4, "channels": 3, "layers": 1}, {}),
+    ({"front_end": "conv", "time_stride": 2, "channels": 3, "conv_blocks": 2}, {}),
     ({"projection": 9, "skip_input": True, "cell": "gru"}, {}),
     ({"head": "classify", "pooling": "last", "skip_input": True}, {}),
     ({"head": "classify", "pooling": "mean", "layer_norm": True}, {}),

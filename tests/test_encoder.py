@@ -17,10 +17,12 @@ from speechseq.training.encoder import (
     FRONT_ENDS,
     HEADS,
     ClassifyHead,
+    ConvolutionBlock,
     CTCHead,
     Encoder,
     RecurrentLayer,
     SpeechNetwork,
+    as_frames,
     choose_device,
     load_network,
     reverse_within,
@@ -142,6 +144,27 @@ def test_front_ends_keep_padding_out_and_count_frames(front_end: str, stride: in
     for frames in range(1, 14):
         states, _, lengths = net.encoder(torch.randn(1, frames, 20), torch.tensor([frames]))
         assert states.shape[1] == lengths.item() == settings.output_frames(frames)
+
+
+def test_blocks_of_convolutions_keep_padding_out_and_the_shape() -> None:
+    net = network(front_end="conv", time_stride=4, channels=4, conv_blocks=2, layers=1)
+    assert_padding_changes_nothing(net)
+    plain = network(front_end="conv", time_stride=4, channels=4, layers=1)
+    frames, lengths = torch.randn(2, 13, 20), torch.tensor([13, 9])
+    assert net.encoder(frames, lengths)[0].shape == plain.encoder(frames, lengths)[0].shape
+
+
+def test_a_block_adds_to_what_it_hears() -> None:
+    torch.manual_seed(0)
+    block = ConvolutionBlock(3, 12)
+    maps, inside = torch.randn(2, 3, 7, 4), torch.ones(2, 1, 7, 1)
+    normalised = as_frames(maps)
+    normalised = (normalised - normalised.mean(2, keepdim=True)) / normalised.std(
+        2, keepdim=True, unbiased=False
+    )
+    inner = normalised.view(2, 7, 3, 4).transpose(1, 2)
+    expected = maps + block.second(block.first(inner).relu())
+    torch.testing.assert_close(block(maps, inside), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_projection_residual_and_norm_keep_padding_out() -> None:

@@ -106,6 +106,12 @@ def test_front_ends(front_end: str, stride: int, tmp_path: Path) -> None:
     assert_parity(tmp_path / "m.onnx", {**model, "layer_norm": True, "residual": True}, {})
 
 
+@pytest.mark.parametrize("stride", [1, 4])
+def test_blocks_of_convolutions(stride: int, tmp_path: Path) -> None:
+    model = {"front_end": "conv", "time_stride": stride, "channels": 3, "layers": 1}
+    assert_parity(tmp_path / "m.onnx", {**model, "conv_blocks": 2}, {})
+
+
 @pytest.mark.parametrize("kind", FEATURES)
 @pytest.mark.parametrize("cmvn", ["none", "global", "utterance"])
 @pytest.mark.parametrize(

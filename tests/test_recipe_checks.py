@@ -144,6 +144,10 @@ CONTRADICTIONS = [
         "model.time_stride needs model.front_end stack or conv; choose one",
     ),
     (
+        "model: {conv_blocks: 2}",
+        "model.conv_blocks are of model.front_end conv; choose that, or set 0",
+    ),
+    (
         "{model: {front_end: conv}, features: {kind: mfcc}}",
         "model.front_end conv needs neighbouring frequencies; use log_mel without deltas",
     ),

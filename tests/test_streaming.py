@@ -88,6 +88,13 @@ NETWORKS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
         )
         for stride in (1, 2, 3, 4)
     },
+    **{
+        f"blocks {stride}": (
+            {"front_end": "conv", "time_stride": stride, "channels": 4, "conv_blocks": 1},
+            {},
+        )
+        for stride in (1, 4)
+    },
     "skip": ({"cell": "gru", "skip_input": True, "layers": 1}, {"window_seconds": 0.02}),
 }
 
@@ -134,7 +141,7 @@ def from_graph(network: SpeechNetwork, settings_of: Recipe) -> Recogniser:
     return from_model_file(open_model(model.SerializeToString(), Path("m.onnx")))
 
 
-@pytest.mark.parametrize("name", ["conv 4", "stack", "none"])
+@pytest.mark.parametrize("name", ["conv 4", "blocks 4", "stack", "none"])
 def test_a_front_end_hears_no_further_than_it_says(name: str) -> None:
     """What lies beyond its reach leaves a frame as it is; what lies just inside does not."""
     settings_of = recipe(*NETWORKS[name])

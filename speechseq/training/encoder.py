@@ -79,11 +79,39 @@ class Stack(nn.Module):
         return stacked, shortened(lengths, self.stride)
 
 
+def as_frames(maps: Tensor) -> Tensor:
+    """Put a frame's channels side by side: (batch, channels, frames, mels) -> (…, frames, dims)."""
+    return maps.transpose(1, 2).flatten(2)
+
+
+class ConvolutionBlock(nn.Module):
+    """Two 3 x 3 convolutions beside a path that leaves maps (batch, channels, frames, mels) alone.
+
+    Each frame is normalised before them, as layer norm needs no other frame: padding and a stream
+    are heard as ever.
+
+    Source: He et al. 2016, Identity mappings in deep residual networks.
+    """
+
+    def __init__(self, channels: int, dims: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(dims)
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, maps: Tensor, inside: Tensor) -> Tensor:
+        channels = maps.shape[1]
+        inner = self.norm(as_frames(maps)).unflatten(2, (channels, -1)).transpose(1, 2)
+        inner = self.first(inner * inside).relu()
+        return maps + cast(Tensor, self.second(inner * inside))
+
+
 class Convolutions(nn.Module):
     """Two 3 x 3 convolutions with ReLU, each halving the frequencies; time shortens by the stride.
 
     ``(batch, frames, dims) -> (batch, ceil(frames / stride), channels · ceil(dims / 4))``.
     Frames beyond an utterance's end are zeroed before each convolution, like its own padding.
+    `conv_blocks` more pairs of convolutions follow, which keep the shape.
     """
 
     def __init__(self, dims: int, settings: ModelSettings):
@@ -92,16 +120,25 @@ class Convolutions(nn.Module):
         self.first = nn.Conv2d(1, channels, 3, stride=(self.strides[0], 2), padding=1)
         self.second = nn.Conv2d(channels, channels, 3, stride=(self.strides[1], 2), padding=1)
         self.dims = channels * -(-dims // 4)
+        self.blocks = nn.ModuleList(
+            ConvolutionBlock(channels, self.dims) for _ in range(settings.conv_blocks)
+        )
         self.norm = nn.LayerNorm(self.dims) if settings.layer_norm else None
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         maps = frames.unsqueeze(1)
         for convolution, stride in zip((self.first, self.second), self.strides, strict=True):
-            maps = maps * within(lengths, maps.shape[2]).unsqueeze(1).unsqueeze(3)
-            maps = convolution(maps).relu()
+            maps = convolution(maps * _inside(lengths, maps)).relu()
             lengths = shortened(lengths, stride)
-        frames = maps.transpose(1, 2).flatten(2)
+        for block in self.blocks:
+            maps = block(maps, _inside(lengths, maps))
+        frames = as_frames(maps)
         return (self.norm(frames) if self.norm else frames), lengths
+
+
+def _inside(lengths: Tensor, maps: Tensor) -> Tensor:
+    """Return 1 (batch, 1, frames, 1) inside each utterance, 0 beyond."""
+    return within(lengths, maps.shape[2]).unsqueeze(1).unsqueeze(3)
 
 
 class RecurrentLayer(nn.Module):

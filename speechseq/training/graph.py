@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from speechseq.recipe import DELTA_WINDOW, FeatureSettings
 from speechseq.training.carry import Carry, carries_state
 from speechseq.training.encoder import (
+    ConvolutionBlock,
     Convolutions,
     CTCHead,
     Output,
@@ -220,14 +221,35 @@ def _convolve(graph: Graph, front_end: Convolutions, frames: str, lengths: str) 
     maps = graph.add("Unsqueeze", frames, graph.constant([1]))
     layers = zip((front_end.first, front_end.second), front_end.strides, strict=True)
     for convolution, stride in layers:
-        maps = graph.mask(maps, lengths, [1, 3], 2)
-        weight, bias = graph.constant(convolution.weight), _constant(graph, convolution.bias)
-        maps = graph.add("Conv", maps, weight, bias, strides=[stride, 2], pads=[1, 1, 1, 1])
+        maps = _convolution(graph, convolution, maps, lengths, [stride, 2])
         maps = graph.add("Relu", maps)
         lengths = graph.ceil_divide(lengths, stride)
+    for block in front_end.blocks:
+        maps = _block(graph, cast(ConvolutionBlock, block), maps, lengths)
+    return _norm(graph, front_end.norm, _as_frames(graph, maps, front_end.dims)), lengths
+
+
+def _block(graph: Graph, block: ConvolutionBlock, maps: str, lengths: str) -> str:
+    (dims,), channels = block.norm.normalized_shape, block.first.in_channels
+    frames = _norm(graph, block.norm, _as_frames(graph, maps, dims))
+    inner = graph.add("Reshape", frames, graph.constant([0, 0, channels, dims // channels]))
+    inner = graph.add("Transpose", inner, perm=[0, 2, 1, 3])
+    inner = graph.add("Relu", _convolution(graph, block.first, inner, lengths, [1, 1]))
+    return graph.add("Add", maps, _convolution(graph, block.second, inner, lengths, [1, 1]))
+
+
+def _convolution(
+    graph: Graph, convolution: nn.Conv2d, maps: str, lengths: str, strides: list[int]
+) -> str:
+    """Convolve maps (batch, channels, frames, mels) of which no frame lies beyond an utterance."""
+    maps = graph.mask(maps, lengths, [1, 3], 2)
+    weight, bias = graph.constant(convolution.weight), _constant(graph, convolution.bias)
+    return graph.add("Conv", maps, weight, bias, strides=strides, pads=[1, 1, 1, 1])
+
+
+def _as_frames(graph: Graph, maps: str, dims: int) -> str:
     frames = graph.add("Transpose", maps, perm=[0, 2, 1, 3])
-    frames = graph.add("Reshape", frames, graph.constant([0, 0, front_end.dims]))
-    return _norm(graph, front_end.norm, frames), lengths
+    return graph.add("Reshape", frames, graph.constant([0, 0, dims]))
 
 
 def _constant(graph: Graph, tensor: Tensor | None) -> str:
