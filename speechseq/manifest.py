@@ -23,6 +23,9 @@ from speechseq.files import Archive, atomic_write
 CORPORA_VARIABLE = "SPEECHSEQ_CORPORA"
 DEFAULT_CORPORA = Path("data/corpora")
 
+MANIFEST = ".jsonl"
+"""How a manifest's name ends."""
+
 NOISE_TRAINING_SHARE = 0.8
 """How much of each noise recording training hears; the rest is for other splits' silence."""
 

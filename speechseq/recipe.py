@@ -34,10 +34,11 @@ class DataSettings:
     all of them, a final run that needs `training.weights: last`. `words`,
     `unknown`, `silence` and `held_out_speaker` are for the corpora that name them as options.
     With `corpus: shards` training streams, and holds `buffer_utterances` at a time to mix them.
-    `others` are corpora whose training speech is to be recognised as none of the words: as the
-    class `_unknown_`, or as no text; so many of their clips as make `others_share` of all.
-    `same_words` are corpora whose training speech is learnt from, too, where it is of the same
-    classes, or of no other words. `clips_per_class` takes no more than so many training clips of
+    `others` are corpora, or manifests (files ending in .jsonl), whose training speech is to be
+    recognised as none of the words: as the class `_unknown_`, or as no text; so many of their clips
+    as make `others_share` of all, and none that holds a word of `others_without`. `same_words` are
+    corpora or manifests whose training speech is learnt from, too, where it is of the same classes,
+    or of no other words. `clips_per_class` takes no more than so many training clips of
     each text; 0 takes all. `noise` is a folder of recordings to mix in, beside the corpus' own
     where it has any.
     """
@@ -58,6 +59,7 @@ class DataSettings:
     buffer_utterances: int = 2000
     others: tuple[str, ...] = ()
     others_share: float = 0.2
+    others_without: tuple[str, ...] = ()
     same_words: tuple[str, ...] = ()
     clips_per_class: int = 0
     noise: str = ""

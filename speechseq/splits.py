@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from speechseq.corpora import CORPORA, shards
 from speechseq.errors import DataError, UsageError, choose
-from speechseq.manifest import Corpus, Utterance, rank_of
+from speechseq.manifest import MANIFEST, Corpus, Utterance, rank_of, read_manifest
 from speechseq.recipe import DataSettings
 from speechseq.tokens import UNKNOWN
 
@@ -182,8 +182,9 @@ def other_speech(
 ) -> list[Utterance]:
     """List speech of other corpora, to be recognised as none of the words of `utterances`.
 
-    It comes from their training splits, without utterances that hold one of those words, evenly
-    over the corpora, and none longer than the longest of `utterances`: a stretch is cut out.
+    It comes from their training splits, without utterances that hold one of those words, one of
+    `others_without` or are there already, evenly over the corpora, and none longer than the longest
+    of `utterances`: a stretch is cut out.
 
     Raises:
         UsageError: an unknown corpus.
@@ -192,6 +193,8 @@ def other_speech(
     if not settings.others:
         return []
     words = {word for u in utterances for word in u.text.lower().split()}
+    words |= {word.lower() for word in settings.others_without}
+    there = {u.key for u in utterances}
     longest = max(u.duration for u in utterances)
     share = settings.others_share
     wanted = round(share / (1 - share) * len(utterances) / len(settings.others))
@@ -200,7 +203,7 @@ def other_speech(
         speech = [
             u
             for u in _training_speech(name, "data.others")
-            if words.isdisjoint(u.text.lower().split())
+            if words.isdisjoint(u.text.lower().split()) and u.key not in there
         ]
         speech = sorted(speech, key=lambda u: _rank(u.key, seed))[:wanted]
         found += [_unknown_stretch(u, longest, seed) for u in speech]
@@ -208,10 +211,12 @@ def other_speech(
 
 
 def _training_speech(name: str, setting: str) -> list[Utterance]:
-    """List the training speech of a corpus that a setting names, in its usual place."""
+    """List the training speech that a setting names: a corpus in its usual place, a manifest."""
+    if name.endswith(MANIFEST):
+        return [u for u in read_manifest(name) if u.split in ("", "train")]
     corpus = choose(CORPORA, name, setting)
     if not corpus.folder:
-        raise UsageError(f"{setting}: {name} needs a place; name a public corpus")
+        raise UsageError(f"{setting}: {name} needs a place; name a public corpus or a manifest")
     return [u for u in corpus.read(corpus.locate()) if u.split.startswith("train")]
 
 

@@ -300,6 +300,23 @@ def test_other_speech_holds_none_of_ones_own_words(around: Path) -> None:
     assert len(found) == 12
 
 
+def test_other_speech_leaves_out_words_that_are_to_be_new(around: Path) -> None:
+    settings = dataclasses.replace(others("speech_commands"), others_without=("Bed", "cat"))
+    found = other_speech(words(50), settings, 0)
+    assert {Path(u.audio_filepath).parent.name for u in found} == {"yes", "no"}
+
+
+def test_other_speech_comes_out_of_a_manifest_and_not_twice(around: Path) -> None:
+    listed = CORPORA["speech_commands"].utterances("train")
+    validation = [dataclasses.replace(u, split="validation", offset=0.1) for u in listed]
+    write_manifest(around / "words.jsonl", [*listed, *validation])
+    own = [*words(50), *(dataclasses.replace(u, text=UNKNOWN) for u in listed[:4])]
+    found = other_speech(own, others(str(around / "words.jsonl")), 0)
+    assert {u.key for u in found} == {u.key for u in listed[4:]}
+    with pytest.raises(DataError, match="missing.jsonl"):
+        other_speech(own, others(str(around / "missing.jsonl")), 0)
+
+
 def test_words_are_the_same_in_any_case(around: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = CORPORA["speech_commands"]
 
@@ -373,7 +390,11 @@ def test_other_speech_follows_from_the_seed(around: Path) -> None:
     ("name", "kind", "says"),
     [
         ("an5", UsageError, "unknown data.others 'an5'; did you mean 'an4'"),
-        ("jsonl", UsageError, "data.others: jsonl needs a place; name a public corpus"),
+        (
+            "jsonl",
+            UsageError,
+            "data.others: jsonl needs a place; name a public corpus or a manifest",
+        ),
         ("an4", DataError, "an4: not found at .*data download an4"),
     ],
 )

@@ -1,0 +1,110 @@
+"""List single words of several corpora in one manifest: what to pretrain a word classifier on.
+
+    python scripts/list_words.py --without on off stop -o data/words.jsonl
+
+Clips of Speech Commands, Arabic Speech Commands (its words are other words: `arabic yes`) and
+synthetic voices, as far as they are at hand, and AN4's sentences cut into their words where the
+bundled `an4` hears them. Validation is that of Speech Commands. `--without` leaves words out that
+are to be measured as never heard; words of fewer than `--least` clips are left out, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from command_line import one_line_errors
+
+from speechseq.alignment import align
+from speechseq.corpora import CORPORA
+from speechseq.errors import DataError
+from speechseq.manifest import Utterance, read_utterance, write_manifest
+from speechseq.recogniser import Recogniser, load, pad
+
+FOREIGN = {"arabic_speech_commands": "arabic "}
+"""Corpora whose words are spelt like others but sound otherwise, and what tells them apart."""
+
+REACH_SECONDS = 0.24
+"""How far a word may reach beyond its first and last letter's frames: CTC's peaks are narrow."""
+
+BATCH = 16
+
+SECONDS = (0.12, 1.2)
+"""Cut words are no shorter and no longer."""
+
+
+def clips(name: str) -> Iterator[Utterance]:
+    """Yield a corpus' clips of single words, under texts that no other word has."""
+    corpus = CORPORA[name]
+    for utterance in corpus.read(corpus.locate()):
+        # Validation is of one corpus; others' stay unheard, for recipes that go on from here.
+        if utterance.split == "train" or (utterance.split, name) == (
+            "validation",
+            "speech_commands",
+        ):
+            yield replace(utterance, text=FOREIGN.get(name, "") + utterance.text)
+
+
+def words_of(model: Recogniser, utterances: Sequence[Utterance]) -> Iterator[Utterance]:
+    """Yield the words of a batch of sentences, cut half-way between the letters of neighbours."""
+    samples = [read_utterance(utterance, model.rate) for utterance in utterances]
+    log_probs, sizes = model.network(*pad(samples))
+    for row, utterance in enumerate(utterances):
+        seconds = len(samples[row]) / model.rate
+        step = seconds / int(sizes[row])
+        try:
+            spans = align(log_probs[row, : sizes[row]], model.vocabulary.encode(utterance.text))
+        except DataError:
+            continue  # too fast for the model's frames
+        words, at = [], 0
+        for word in utterance.text.split():
+            words.append((word, spans[at][0] * step, spans[at + len(word) - 1][1] * step))
+            at += len(word) + 1
+        for number, (word, first, last) in enumerate(words):
+            begin, end = max(first - REACH_SECONDS, 0.0), min(last + REACH_SECONDS, seconds)
+            if number:
+                begin = max(begin, (words[number - 1][2] + first) / 2)
+            if number + 1 < len(words):
+                end = min(end, (last + words[number + 1][1]) / 2)
+            if SECONDS[0] <= end - begin <= SECONDS[1]:
+                offset = round(utterance.offset + begin, 3)
+                yield replace(utterance, text=word, offset=offset, duration=round(end - begin, 3))
+
+
+def listed(without: Sequence[str], least: int) -> list[Utterance]:
+    """List the words of all corpora that are at hand."""
+    found: list[Utterance] = []
+    for name in ("speech_commands", "arabic_speech_commands", "synthetic_words"):
+        try:
+            found += clips(name)
+        except DataError as error:
+            print(f"left out: {error}", file=sys.stderr)
+    try:
+        sentences, model = CORPORA["an4"].utterances("train"), load("an4")
+        for at in range(0, len(sentences), BATCH):
+            found += words_of(model, sentences[at : at + BATCH])
+    except DataError as error:
+        print(f"left out: {error}", file=sys.stderr)
+    counts = Counter(u.text for u in found if u.split == "train")
+    return [u for u in found if u.text not in without and counts[u.text] >= least]
+
+
+def main() -> None:
+    """Read the command line and write the manifest."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--without", nargs="*", default=[])
+    parser.add_argument("--least", type=int, default=2)
+    parser.add_argument("-o", "--output", required=True)
+    arguments = parser.parse_args()
+    with one_line_errors():
+        found = listed(arguments.without, arguments.least)
+        write_manifest(arguments.output, found)
+    words = len({utterance.text for utterance in found})
+    print(f"{arguments.output}: {len(found)} clips, {words} words", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
