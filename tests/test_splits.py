@@ -313,7 +313,7 @@ def test_other_speech_comes_out_of_a_manifest_and_not_twice(around: Path) -> Non
     own = [*words(50), *(dataclasses.replace(u, text=UNKNOWN) for u in listed[:4])]
     found = other_speech(own, others(str(around / "words.jsonl")), 0)
     assert {u.key for u in found} == {u.key for u in listed[4:]}
-    with pytest.raises(DataError, match="missing.jsonl"):
+    with pytest.raises(DataError, match=r"missing\.jsonl"):
         other_speech(own, others(str(around / "missing.jsonl")), 0)
 
 
