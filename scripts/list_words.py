@@ -11,6 +11,7 @@ are to be measured as never heard; words of fewer than `--least` clips are left 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -89,7 +90,11 @@ def listed(without: Sequence[str], least: int) -> list[Utterance]:
     except DataError as error:
         print(f"left out: {error}", file=sys.stderr)
     counts = Counter(u.text for u in found if u.split == "train")
-    return [u for u in found if u.text not in without and counts[u.text] >= least]
+    return [
+        replace(u, audio_filepath=os.path.abspath(u.audio_filepath))
+        for u in found
+        if u.text not in without and counts[u.text] >= least
+    ]
 
 
 def main() -> None:

@@ -129,7 +129,7 @@ def measure(work: Path) -> Iterable[Row]:
                 run = run_of(work, cell, both, digits)
                 report = evaluate(load(run), test)
                 recipe, vocabulary = read_run(run)
-                network = load_network(run / WEIGHTS, recipe, len(vocabulary))
+                network = load_network(run / WEIGHTS, recipe, vocabulary.told_as)
                 metrics = read_metrics(run)
                 yield Row(
                     cell,
@@ -176,7 +176,7 @@ def gradients(work: Path) -> dict[str, dict[str, np.ndarray]]:
     for cell in CELLS:
         run = run_of(work, cell, False, PROBED_LENGTH)
         recipe, vocabulary = read_run(run)
-        trained = load_network(run / WEIGHTS, recipe, len(vocabulary))
+        trained = load_network(run / WEIGHTS, recipe, vocabulary.told_as)
         torch.manual_seed(0)
         fresh = SpeechNetwork(recipe, len(vocabulary)).eval()
         fresh.features.load_state_dict(trained.features.state_dict())

@@ -177,7 +177,7 @@ def _change(reports: Sequence[Report], fewer: np.ndarray) -> str:
 
 def _cost(run: Path) -> str:
     recipe, vocabulary = read_run(run)
-    network = load_network(run / WEIGHTS, recipe, len(vocabulary))
+    network = load_network(run / WEIGHTS, recipe, vocabulary.told_as)
     metrics = read_metrics(run)
     return f"{parameters(network):,} | {metrics[-1]['seconds'] / metrics[-1]['epoch']:.1f}"
 

@@ -38,9 +38,10 @@ class DataSettings:
     recognised as none of the words: as the class `_unknown_`, or as no text; so many of their clips
     as make `others_share` of all, and none that holds a word of `others_without`. `same_words` are
     corpora or manifests whose training speech is learnt from, too, where it is of the same classes,
-    or of no other words. `clips_per_class` takes no more than so many training clips of
-    each text; 0 takes all. `noise` is a folder of recordings to mix in, beside the corpus' own
-    where it has any.
+    or of no other words. `unknown_words` are corpora or manifests of single words: each that is
+    none of the classes is learnt by itself, and told as `_unknown_`; the others are same words.
+    `clips_per_class` takes no more than so many training clips of each text; 0 takes all. `noise`
+    is a folder of recordings to mix in, beside the corpus' own where it has any.
     """
 
     corpus: str = "folder"
@@ -60,6 +61,7 @@ class DataSettings:
     others: tuple[str, ...] = ()
     others_share: float = 0.2
     others_without: tuple[str, ...] = ()
+    unknown_words: tuple[str, ...] = ()
     same_words: tuple[str, ...] = ()
     clips_per_class: int = 0
     noise: str = ""

@@ -209,6 +209,8 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield "training.logit_adjustment evens out classes, which need model.head classify; set 0"
     if recipe.training.intermediate and (model.head != "ctc" or model.layers < 2):
         yield "training.intermediate needs model.head ctc and two model.layers or more; set it to 0"
+    if recipe.data.unknown_words and recipe.data.tokens != "classes":
+        yield "data.unknown_words are classes, which need data.tokens classes; leave them out"
     if recipe.training.auxiliary and model.head != "ctc":
         yield "training.auxiliary is a task beside CTC, which needs model.head ctc; set it to 0"
     if recipe.training.frozen_epochs and not recipe.training.base:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from speechseq.corpora import CORPORA, shards
+from speechseq.corpora.clips import measured
 from speechseq.errors import DataError, UsageError, choose
 from speechseq.manifest import MANIFEST, Corpus, Utterance, rank_of, read_manifest
 from speechseq.recipe import DataSettings
-from speechseq.tokens import UNKNOWN
+from speechseq.tokens import NO_TEXT, UNKNOWN, UNKNOWN_WORD
 
 WATCHED = 100
 """Where nothing is held out, so many training utterances stand in for validation."""
@@ -72,6 +73,7 @@ def training_splits(settings: DataSettings, seed: int) -> tuple[list[Utterance],
     train, held = own_splits(settings, seed)
     train = first_of_each_text(train, settings.clips_per_class, seed)
     train = train + same_words(train, settings)
+    train = with_unknown_words(train, settings)
     return train + other_speech(train, settings, seed), held
 
 
@@ -177,6 +179,28 @@ def same_words(utterances: Sequence[Utterance], settings: DataSettings) -> list[
     ]
 
 
+def with_unknown_words(utterances: Sequence[Utterance], settings: DataSettings) -> list[Utterance]:
+    """Add the clips of `settings.unknown_words`, whose words are labels apart from `UNKNOWN`.
+
+    Those in words that are classes keep them. Clips that are there as `UNKNOWN` get their word.
+
+    Raises:
+        UsageError: an unknown corpus.
+        DataError: a corpus or a manifest is not here.
+    """
+    if not settings.unknown_words:
+        return list(utterances)
+    known = {u.text for u in utterances}
+    added = {
+        u.key: u if u.text in known else replace(u, text=UNKNOWN_WORD + u.text)
+        for name in settings.unknown_words
+        for u in _training_speech(name, "data.unknown_words")
+    }
+    there = [u for u in utterances if u.text != UNKNOWN or u.key not in added]
+    keys = {u.key for u in there}
+    return there + [u for key, u in added.items() if key not in keys]
+
+
 def other_speech(
     utterances: Sequence[Utterance], settings: DataSettings, seed: int
 ) -> list[Utterance]:
@@ -213,11 +237,16 @@ def other_speech(
 def _training_speech(name: str, setting: str) -> list[Utterance]:
     """List the training speech that a setting names: a corpus in its usual place, a manifest."""
     if name.endswith(MANIFEST):
-        return [u for u in read_manifest(name) if u.split in ("", "train")]
-    corpus = choose(CORPORA, name, setting)
-    if not corpus.folder:
-        raise UsageError(f"{setting}: {name} needs a place; name a public corpus or a manifest")
-    return [u for u in corpus.read(corpus.locate()) if u.split.startswith("train")]
+        speech = [replace(u, split=u.split or "train") for u in measured(read_manifest(name))]
+    else:
+        corpus = choose(CORPORA, name, setting)
+        if not corpus.folder:
+            raise UsageError(f"{setting}: {name} needs a place; name a public corpus or a manifest")
+        speech = corpus.read(corpus.locate())
+    speech = [u for u in speech if u.split.startswith("train") and u.text not in NO_TEXT]
+    if not speech:
+        raise DataError(f"{setting}: {name} holds no training speech; check its splits")
+    return speech
 
 
 def _unknown_stretch(utterance: Utterance, longest: float, seed: int) -> Utterance:

@@ -21,6 +21,9 @@ BLANK_TOKEN = "<blank>"  # noqa: S105
 UNKNOWN = "_unknown_"
 """Label of speech in none of a model's words."""
 
+UNKNOWN_WORD = UNKNOWN + ":"
+"""Beginning of the label of a word that is learnt by itself, and told as `UNKNOWN`."""
+
 SILENCE = "_silence_"
 """Label of a recording without speech."""
 
@@ -56,7 +59,8 @@ class Vocabulary:
 
     `kind` is one of `KINDS`. Sequence vocabularies (characters, words) begin with the CTC blank
     at 0; class labels have no blank. `words` are the words a lexicon decoder may spell with
-    characters; most models have no use for them.
+    characters; most models have no use for them. `apart` are labels of words that the network
+    tells apart, but that are all told as `UNKNOWN`: its scores are of the tokens, then of these.
 
     Raises:
         UsageError: unknown kind.
@@ -66,11 +70,14 @@ class Vocabulary:
     kind: str
     tokens: tuple[str, ...]
     words: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         choose(KINDS, self.kind, "tokens")
         if len(set(self.tokens)) != len(self.tokens):
             raise DataError("vocabulary: a token stands twice; list each once")
+        if self.apart and (self.kind != "classes" or UNKNOWN not in self.tokens):
+            raise DataError(f"vocabulary: words apart need classes with {UNKNOWN}; add it")
         if self.is_sequence and (not self.tokens or self.tokens[BLANK] != BLANK_TOKEN):
             raise DataError(f"vocabulary: does not begin with {BLANK_TOKEN}; put it first")
         if len(self.tokens) <= self.is_sequence:
@@ -85,11 +92,14 @@ class Vocabulary:
         normalise = choose(KINDS, kind, "tokens")
         texts = [normalise(text) for text in texts]
         found = sorted({unit for text in texts for unit in _split(kind, text)})
+        apart = [unit for unit in found if kind == "classes" and unit.startswith(UNKNOWN_WORD)]
+        if apart:
+            found = sorted({UNKNOWN, *found}.difference(apart))
         words = sorted({word for text in texts for word in text.split()}) if lexicon else ()
         if kind == "classes" and "" in found:
             raise DataError("text '': an empty class label; name the class or drop the utterance")
         tokens = found if kind == "classes" else [BLANK_TOKEN, *found]
-        return cls(kind, tuple(tokens), tuple(words))
+        return cls(kind, tuple(tokens), tuple(words), tuple(apart))
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> Vocabulary:
@@ -98,14 +108,16 @@ class Vocabulary:
         Raises:
             KeyError, TypeError: not such values; else as for the class.
         """
-        return cls(
-            tree["kind"], tuple(map(str, tree["tokens"])), tuple(map(str, tree.get("words", ())))
+        tokens, words, apart = (
+            tuple(map(str, tree.get(name, ()))) for name in ("tokens", "words", "apart")
         )
+        return cls(tree["kind"], tokens, words, apart)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the vocabulary as plain JSON values."""
         tree = {"kind": self.kind, "tokens": list(self.tokens)}
-        return tree | ({"words": list(self.words)} if self.words else {})
+        more = {"words": list(self.words), "apart": list(self.apart)}
+        return tree | {name: values for name, values in more.items() if values}
 
     @property
     def is_sequence(self) -> bool:
@@ -119,7 +131,18 @@ class Vocabulary:
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
-        return {token: number for number, token in enumerate(self.tokens)}
+        return {token: number for number, token in enumerate((*self.tokens, *self.apart))}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of each of the network's scores: a token, or the word of a label apart."""
+        return (*self.tokens, *(label.removeprefix(UNKNOWN_WORD) for label in self.apart))
+
+    @property
+    def told_as(self) -> tuple[int, ...]:
+        """The token that each of the network's scores is told as; its own, but for `apart`."""
+        own = range(len(self.tokens))
+        return (*own, *[self.tokens.index(UNKNOWN)] * len(self.apart)) if self.apart else (*own,)
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -20,8 +20,14 @@ from speechseq.model_file import metadata, read_model
 from speechseq.recipe import Recipe
 from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recipe_file import read_recipe
-from speechseq.tokens import BLANK_TOKEN, Vocabulary
-from speechseq.training.base import network_of_graph, settings_of_base, start_from, weights_of
+from speechseq.tokens import BLANK_TOKEN, UNKNOWN, Vocabulary
+from speechseq.training.base import (
+    network_of_graph,
+    settings_of_base,
+    start_from,
+    teacher_of,
+    weights_of,
+)
 from speechseq.training.checkpoint import FOLDER, PATTERN
 from speechseq.training.encoder import CELLS, SpeechNetwork, parameters
 from speechseq.training.export import export_network, quantise, weights_hash
@@ -52,7 +58,7 @@ def exported(path: Path, model: dict[str, object], features: dict[str, object]) 
 
 def recovered(path: Path) -> SpeechNetwork:
     model = read_model(path)
-    return network_of_graph(path, model.recipe, len(model.vocabulary))
+    return network_of_graph(path, model.recipe, model.vocabulary.told_as)
 
 
 # ---- weights out of a graph ----
@@ -247,8 +253,8 @@ def changed(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> set
 
 @pytest.mark.parametrize("pooling", ["attention", "mean"])
 def test_the_head_comes_along_where_the_tokens_are_the_same(pooling: str, classifier: Path) -> None:
-    theirs, tokens = weights_of(str(classifier))
-    assert tokens == TONES
+    theirs, vocabulary = weights_of(str(classifier))
+    assert vocabulary.tokens == TONES
     _, after, note = started(classifier, pooling=pooling)
     assert not changed(after, theirs)
     assert note == f"base {classifier}: {len(after)} of {len(after)} tensors taken, its head too"
@@ -257,8 +263,7 @@ def test_the_head_comes_along_where_the_tokens_are_the_same(pooling: str, classi
 @pytest.mark.parametrize(
     "other",
     [
-        {"tokens": ("high", "low", "new"), "pooling": "attention"},
-        {"tokens": ("high", "low"), "pooling": "attention"},
+        {"tokens": ("high", "new", "newer"), "pooling": "attention"},
         {"pooling": "attention", "attention_heads": 3},
         {"pooling": "attention", "skip_input": True},
     ],
@@ -272,6 +277,58 @@ def test_another_head_is_new_as_a_whole(other: dict[str, object], classifier: Pa
     assert not changed(rest, theirs)
     assert changed(before, after) == {"features", "encoder"}
     assert note.endswith(f"{len(rest)} of {len(after)} tensors taken, the head is new")
+
+
+@pytest.mark.parametrize("tokens", [("high", "low", "new"), ("low", "high"), ("new", TONES[1])])
+def test_rows_come_along_by_the_names_of_their_tokens(
+    tokens: tuple[str, ...], classifier: Path
+) -> None:
+    theirs, _ = weights_of(str(classifier))
+    before, after, note = started(classifier, tokens=tokens, pooling="attention")
+    shared = [name for name in tokens if name in TONES]
+    assert note.endswith(f"of its head {len(shared)} of {len(tokens)} tokens")
+    assert after["head.attention.weight"].equal(theirs["head.attention.weight"])
+    for part in ("weight", "bias"):
+        name = f"head.output.state.{part}"
+        for row, token in enumerate(tokens):
+            source = theirs[name][TONES.index(token)] if token in TONES else before[name][row]
+            assert after[name][row].equal(source)
+
+
+def test_words_apart_are_told_as_unknown_and_come_back(classifier: Path, tmp_path: Path) -> None:
+    """Scores of a word apart add to _unknown_; as a base its rows are those of the words."""
+    texts = ["high", "_silence_", "_unknown_:low", "_unknown_:mid"]
+    vocabulary = Vocabulary.from_texts("classes", texts)
+    assert vocabulary.tokens == ("_silence_", UNKNOWN, "high")
+    recipe = settings_of_base(
+        of_base(
+            classifier,
+            model={"head": "classify", "pooling": "attention"},
+            data={"tokens": "classes"},
+        )
+    )
+    network = randomise(SpeechNetwork(recipe, vocabulary.told_as).eval())
+    frames, lengths = torch.randn(2, 30, network.features.dims), torch.tensor([30, 21])
+    apart = network.to_learn_from(frames, lengths).log_probs.exp()
+    found = network.from_features(frames, lengths)[0].exp()
+    torch.testing.assert_close(found[..., 1], apart[..., [1, 3, 4]].sum(-1))
+    torch.testing.assert_close(found[..., [0, 2]], apart[..., [0, 2]])
+    torch.testing.assert_close(found.sum(-1), torch.ones(2, 1))
+    path = tmp_path / "apart.onnx"
+    export_network(network, recipe, vocabulary, path, card={})
+    assert read_model(path).vocabulary == vocabulary
+    assert weights_hash(recovered(path)) == read_model(path).weights_sha256
+    theirs, same = weights_of(str(path))
+    assert same == vocabulary
+    _, after, note = started(path, tokens=("low", "mid", "new"), pooling="attention")
+    assert note.endswith("of its head 2 of 3 tokens")
+    rows = "head.output.state.weight"
+    assert after[rows][:2].equal(theirs[rows][3:])
+    with pytest.raises(ModelError, match=r"training\.teacher .*has other words apart"):
+        taught = dataclasses.replace(
+            recipe, training=dataclasses.replace(recipe.training, base="", teacher=str(path))
+        )
+        teacher_of(taught, vocabulary, torch.device("cpu"))
 
 
 def test_what_only_training_uses_stays_ones_own(tmp_path: Path) -> None:

@@ -144,6 +144,10 @@ CONTRADICTIONS = [
         "model.time_stride needs model.front_end stack or conv; choose one",
     ),
     (
+        "data: {unknown_words: [fsdd]}",
+        "data.unknown_words are classes, which need data.tokens classes; leave them out",
+    ),
+    (
         "model: {conv_blocks: 2}",
         "model.conv_blocks are of model.front_end conv; choose that, or set 0",
     ),

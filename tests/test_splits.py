@@ -317,6 +317,42 @@ def test_other_speech_comes_out_of_a_manifest_and_not_twice(around: Path) -> Non
         other_speech(own, others(str(around / "missing.jsonl")), 0)
 
 
+def test_manifests_train_on_training_speech_alone_cut_to_length(around: Path) -> None:
+    """As corpora do: their own split names, no labels of no words, durations looked up."""
+    (clip,) = CORPORA["librispeech"].utterances("train-clean-100")[:1]
+    rows = [
+        dataclasses.replace(clip, duration=0.0, split="train-clean-5", text="a b"),
+        Utterance("", 1.0, "_silence_", split="train"),
+    ]
+    write_manifest(around / "words.jsonl", rows)
+    (found,) = other_speech(words(9, seconds=0.5), others(str(around / "words.jsonl")), 0)
+    assert found.duration == 0.5
+    write_manifest(around / "words.jsonl", rows[1:])
+    with pytest.raises(DataError, match=r"words\.jsonl holds no training speech; check its splits"):
+        other_speech(words(9), others(str(around / "words.jsonl")), 0)
+
+
+def test_unknown_words_are_learnt_by_themselves(around: Path) -> None:
+    settings = DataSettings(
+        corpus="speech_commands",
+        words=("yes",),
+        unknown=True,
+        tokens="classes",
+        unknown_words=("speech_commands", "synthetic_words"),
+    )
+    train, held = training_splits(settings, 0)
+    texts = Counter(u.text for u in train)
+    assert set(texts) == {"yes", *(f"_unknown_:{word}" for word in ("no", "bed", "cat"))} | {
+        text for text in texts if text.startswith("_unknown_:")
+    }
+    assert len({u.key for u in train}) == len(train)
+    spoken = {u.text for u in CORPORA["synthetic_words"].utterances("train")}
+    assert all(f"_unknown_:{word}" in texts for word in spoken - {"yes"})
+    plain = training_splits(dataclasses.replace(settings, unknown_words=()), 0)
+    assert held == plain[1]
+    assert {UNKNOWN, "yes"} == {u.text for u in plain[0]}
+
+
 def test_words_are_the_same_in_any_case(around: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = CORPORA["speech_commands"]
 

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from speechseq.errors import DataError, UsageError
-from speechseq.tokens import BLANK, BLANK_TOKEN, KINDS, NO_TEXT, Vocabulary
+from speechseq.tokens import BLANK, BLANK_TOKEN, KINDS, NO_TEXT, UNKNOWN, Vocabulary
 
 texts = st.lists(st.text(), min_size=1, max_size=6)
 
@@ -217,3 +217,20 @@ def test_the_space_is_a_token_of_spelt_words_alone() -> None:
     assert Vocabulary.from_texts("characters", spelt).space == 1
     assert Vocabulary.from_texts("characters", ["a", "b"]).space is None
     assert Vocabulary.from_texts("words", words).space is None
+
+
+def test_words_apart_are_told_as_unknown() -> None:
+    vocabulary = Vocabulary.from_texts("classes", ["up", "_unknown_:b", "_silence_", "_unknown_:a"])
+    assert vocabulary.tokens == ("_silence_", UNKNOWN, "up")
+    assert vocabulary.apart == ("_unknown_:a", "_unknown_:b")
+    assert vocabulary.told_as == (0, 1, 2, 1, 1)
+    assert vocabulary.names == ("_silence_", UNKNOWN, "up", "a", "b")
+    assert vocabulary.encode("_unknown_:b") == [4]
+    assert Vocabulary.from_dict(vocabulary.to_dict()) == vocabulary
+    assert Vocabulary.from_texts("classes", ["up", UNKNOWN]).told_as == (0, 1)
+
+
+@pytest.mark.parametrize(("kind", "tokens"), [("words", (BLANK_TOKEN, UNKNOWN)), ("classes", "a")])
+def test_words_apart_need_classes_with_unknown(kind: str, tokens: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match="words apart need classes with _unknown_; add it"):
+        Vocabulary(kind, tuple(tokens), apart=("_unknown_:a",))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +30,12 @@ HEAD = "head."
 Nor are those of the second task.
 """
 
+ROWS = "head.output."
+"""Prefix of the weights that have a row for each token."""
+
+SHARED = 0.5
+"""Least share of the tokens that the base must have for any of its rows to be taken."""
+
 _DIGIT = 4096
 """Base of the two digits a weight's number is written in; float32 holds each exactly."""
 
@@ -55,25 +61,54 @@ def settings_of_base(recipe: Recipe) -> Recipe:
 def start_from(
     network: SpeechNetwork, recipe: Recipe, vocabulary: Vocabulary, note: Callable[[str], None]
 ) -> None:
-    """Fill a network with the weights of `training.base`; the head's where the tokens are the same.
+    """Fill a network with the weights of `training.base`.
+
+    The head's are taken where the tokens are the same or, if the base has at least half of them,
+    for those that it has.
 
     Raises:
         ModelError: there is no such model, or its weights cannot be read.
     """
-    theirs, tokens = weights_of(recipe.training.base)
+    theirs, base = weights_of(recipe.training.base)
+    known, wanted = base.names if base.kind == vocabulary.kind else (), vocabulary.names
     own = network.state_dict()
+    if known != wanted:
+        theirs = _of_tokens(theirs, known, own, wanted)
     fits = {
         name: theirs[name]
         for name in own
         if name in theirs and theirs[name].shape == own[name].shape
     }
-    head = [name for name in own if name.startswith(HEAD)]
-    same = tokens == vocabulary.tokens and all(name in fits for name in head)
+    same = all(name in fits for name in own if name.startswith(HEAD))
     new = () if same else (HEAD, AUXILIARY)
     taken = {name: weight for name, weight in fits.items() if not name.startswith(new)}
     network.load_state_dict({**own, **taken})
+    shared = len(set(known) & set(wanted))
     says = "its head too" if same else "the head is new"
+    if same and known != wanted:
+        says = f"of its head {shared} of {len(wanted)} tokens"
     note(f"base {recipe.training.base}: {len(taken)} of {len(own)} tensors taken, {says}")
+
+
+def _of_tokens(
+    theirs: Mapping[str, Tensor],
+    known: Sequence[str],
+    own: Mapping[str, Tensor],
+    wanted: Sequence[str],
+) -> dict[str, Tensor]:
+    """Return a base's weights with the head's rows in the order of `wanted`.
+
+    Rows of tokens that the base lacks are one's own. Of too few tokens no row is taken.
+    """
+    places = {name: row for row, name in enumerate(known)}
+    pairs = [(row, places[name]) for row, name in enumerate(wanted) if name in places]
+    found = {name: weight for name, weight in theirs.items() if not name.startswith(AUXILIARY)}
+    for name in [name for name in found if name.startswith(ROWS)]:
+        weight = found.pop(name)
+        if pairs and len(pairs) >= SHARED * len(wanted) and weight.shape[1:] == own[name].shape[1:]:
+            to, of = (torch.tensor(rows) for rows in zip(*pairs, strict=True))
+            found[name] = own[name].index_copy(0, to, weight[of])
+    return found
 
 
 def teacher_of(
@@ -92,27 +127,28 @@ def teacher_of(
         ("features", theirs.features, recipe.features),
         ("head", theirs.model.head, recipe.model.head),
         ("frames a second", theirs.model.time_stride, recipe.model.time_stride),
-        ("tokens", tokens.tokens, vocabulary.tokens),
+        ("tokens", tokens.names, vocabulary.names),
+        ("words apart", tokens.apart, ()),
     ):
         if one != other:
             raise ModelError(f"training.teacher {name}: has other {what}; set the recipe's alike")
-    network = SpeechNetwork(theirs, len(tokens))
+    network = SpeechNetwork(theirs, tokens.told_as)
     network.load_state_dict(weights_of(name)[0])
     return network.to(device).eval().requires_grad_(False)
 
 
-def weights_of(name: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the weights and tokens of a bundled model, a model file or a run folder.
+def weights_of(name: str) -> tuple[dict[str, Tensor], Vocabulary]:
+    """Return the weights and the vocabulary of a bundled model, a model file or a run folder.
 
     Raises:
         ModelError: there is no such model, or its weights cannot be read.
     """
     recipe, vocabulary = _settings(name)
     if _is_run(name):
-        network = load_network(Path(name) / RUN_WEIGHTS, recipe, len(vocabulary))
+        network = load_network(Path(name) / RUN_WEIGHTS, recipe, vocabulary.told_as)
     else:
-        network = network_of_graph(read_model(name).path, recipe, len(vocabulary))
-    return dict(network.state_dict()), vocabulary.tokens
+        network = network_of_graph(read_model(name).path, recipe, vocabulary.told_as)
+    return dict(network.state_dict()), vocabulary
 
 
 def _settings(name: str) -> tuple[Recipe, Vocabulary]:
@@ -126,7 +162,7 @@ def _is_run(name: str) -> bool:
     return (Path(name) / RUN_WEIGHTS).is_file()
 
 
-def network_of_graph(path: Path, recipe: Recipe, tokens: int) -> SpeechNetwork:
+def network_of_graph(path: Path, recipe: Recipe, tokens: int | Sequence[int]) -> SpeechNetwork:
     """Return the network that a model file's graph was written from.
 
     The graph's constants are the network's numbers in another order. Which goes where is read off

@@ -116,10 +116,11 @@ class TrainingData:
         """Count the batches of one epoch."""
         return len(self.epoch(epoch))
 
-    def shares(self, classes: int) -> Tensor:
-        """Return what share of an epoch's examples each class has (classes,)."""
+    def shares(self, told_as: Sequence[int]) -> Tensor:
+        """Return what share of an epoch's examples the class has that each score is told as."""
         found = [self._label(example)[0] for batch in self.epoch(0) for example in batch]
-        return torch.bincount(torch.tensor(found), minlength=classes) / len(found)
+        told = torch.tensor(told_as)
+        return torch.bincount(told[found], minlength=len(told))[told] / len(found)
 
     def batches(self, epoch: int, first: int, share: Share) -> Iterator[list[Batch]]:
         """Yield the pieces of each step of an epoch that are this process', from step `first`."""

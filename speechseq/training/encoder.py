@@ -7,7 +7,7 @@ recurrent cells run without packing, on the fast path.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -297,8 +297,9 @@ def _at_last(frames: Tensor, lengths: Tensor) -> Tensor:
 class Learnt(NamedTuple):
     """What a loss is taken of: the head's answer, and what only training asks for.
 
-    `log_probs` is (batch, frames, tokens), as is `middle`, what the head makes of the layer
-    half-way; `presence` (batch, tokens) are the logits of each token's being in the text at all.
+    `log_probs` is (batch, frames, scores), words apart each by itself, as is `middle`, what the
+    head makes of the layer half-way; `presence` (batch, scores) are the logits of each token's
+    being in the text at all.
     """
 
     log_probs: Tensor
@@ -311,24 +312,30 @@ class SpeechNetwork(nn.Module):
     """The whole network of a recipe.
 
     ``samples (batch, samples), lengths (batch,) -> log_probs (batch, frames, tokens), lengths``.
+    `tokens` is their number or, where several scores of the head are told as one of them
+    (`Vocabulary.told_as`), each score's token.
     """
 
-    def __init__(self, recipe: Recipe, tokens: int):
+    def __init__(self, recipe: Recipe, tokens: int | Sequence[int]):
         super().__init__()
+        self.told_as = tuple(range(tokens) if isinstance(tokens, int) else tokens)
+        self.tokens = len(set(self.told_as))
+        scores = len(self.told_as)
         self.features = Features(recipe.features)
         self.encoder = Encoder(self.features.dims, recipe.model)
         self.head = choose(HEADS, recipe.model.head, "model.head")(
-            self.encoder, tokens, recipe.model
+            self.encoder, scores, recipe.model
         )
-        self.auxiliary = nn.Linear(self.encoder.dims, tokens) if recipe.training.auxiliary else None
+        self.auxiliary = nn.Linear(self.encoder.dims, scores) if recipe.training.auxiliary else None
 
     def from_features(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return log-probabilities of features (batch, frames, dims)."""
         states, inputs, lengths = self.encoder(frames, lengths)
-        return cast(tuple[Tensor, Tensor], self.head(states, inputs, lengths))
+        log_probs, lengths = self.head(states, inputs, lengths)
+        return told(log_probs, self.told_as), lengths
 
     def to_learn_from(self, frames: Tensor, lengths: Tensor, *, middle: bool = False) -> Learnt:
-        """Return what `from_features` does, and all else that the recipe's loss is taken of.
+        """Return the head's answer, and all else that the recipe's loss is taken of.
 
         Source: Lee and Watanabe 2021, Intermediate loss regularization for CTC.
         """
@@ -343,6 +350,18 @@ class SpeechNetwork(nn.Module):
 
     def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         return self.from_features(*self.features(samples, lengths))
+
+
+def told(log_probs: Tensor, told_as: Sequence[int]) -> Tensor:
+    """Add up the probabilities of scores that are told as one token: (batch, frames, tokens)."""
+    tokens = len(set(told_as))
+    if tokens == len(told_as):
+        return log_probs
+    place = told_as[-1]
+    together = torch.cat([log_probs[:, :, place : place + 1], log_probs[:, :, tokens:]], dim=2)
+    together = together.logsumexp(dim=2, keepdim=True)
+    before, after = log_probs[:, :, :place], log_probs[:, :, place + 1 : tokens]
+    return torch.cat([before, together, after], dim=2)
 
 
 def parameters(network: nn.Module) -> int:
@@ -373,7 +392,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load_network(weights: Path, recipe: Recipe, tokens: int) -> SpeechNetwork:
+def load_network(weights: Path, recipe: Recipe, tokens: int | Sequence[int]) -> SpeechNetwork:
     """Build a recipe's network and fill it with the weights of a safetensors file.
 
     Raises:

@@ -61,8 +61,9 @@ def build_graph(network: SpeechNetwork) -> onnx.ModelProto:
     states = _recurrent(graph, network, inputs, lengths, carry)
     graph.prefix = "head"
     log_probs, lengths = _head(graph, network, states, inputs, lengths)
-    tokens = network.head.output.state.out_features
-    graph.output(log_probs, "log_probs", TensorProto.FLOAT, ["batch", "frames", tokens])
+    log_probs = _told(graph, network, log_probs)
+    shape = "batch", "frames", network.tokens
+    graph.output(log_probs, "log_probs", TensorProto.FLOAT, shape)
     graph.output(lengths, "log_probs_lengths", TensorProto.INT64, ["batch"])
     if carry:
         carry.give_out()
@@ -350,6 +351,21 @@ def _output(graph: Graph, output: Output, states: str, inputs: str) -> str:
     if output.input is not None:
         scores = graph.add("Add", scores, _linear(graph, output.input, inputs))
     return graph.add("LogSoftmax", scores, axis=-1)
+
+
+def _told(graph: Graph, network: SpeechNetwork, log_probs: str) -> str:
+    """Add up the probabilities of scores that are told as one token, as `told`."""
+    tokens, scores, place = network.tokens, len(network.told_as), network.told_as[-1]
+    if tokens == scores:
+        return log_probs
+
+    def part(begin: int, end: int) -> str:
+        axis = graph.constant([2])
+        return graph.add("Slice", log_probs, graph.constant([begin]), graph.constant([end]), axis)
+
+    together = graph.add("Concat", part(place, place + 1), part(tokens, scores), axis=2)
+    together = graph.add("ReduceLogSumExp", together, axes=[2], keepdims=1)
+    return graph.add("Concat", part(0, place), together, part(place + 1, tokens), axis=2)
 
 
 def _at(graph: Graph, frames: str, position: str) -> str:

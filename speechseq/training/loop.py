@@ -102,7 +102,7 @@ def train(
     recipe, vocabulary = training.recipe, training.vocabulary
     if not world.writes:
         return run / MODEL
-    best = load_network(run / WEIGHTS, recipe, len(vocabulary))
+    best = load_network(run / WEIGHTS, recipe, vocabulary.told_as)
     clips = [u for u in training.validation.utterances if u.audio_filepath]
     return export_run(best, recipe, vocabulary, run / MODEL, utterances=clips, note=note)
 
@@ -165,7 +165,7 @@ def prepare(
     read = streamed if recipe.data.corpus == SHARDS.name else listed
     ready = read(recipe, vocabulary, world, note=note, show=show)
     vocabulary, data = ready.vocabulary, ready.data
-    network = SpeechNetwork(recipe, len(vocabulary)).to(device)
+    network = SpeechNetwork(recipe, vocabulary.told_as).to(device)
     if recipe.training.base and not (resume and has_checkpoint(run)):
         start_from(network, recipe, vocabulary, note)
     else:
@@ -240,7 +240,7 @@ def listed(
     sample = (split.log_mels, recipe.augment.speeds)
     sizes = {"train": size_of(split.utterances), "validation": size_of(held)}
     says = says_of(split, validation, vocabulary)
-    shares = data.shares(len(vocabulary)) if recipe.training.logit_adjustment else None
+    shares = data.shares(vocabulary.told_as) if recipe.training.logit_adjustment else None
     return Ready(vocabulary, data, validation, sample, says, sizes, shares)
 
 

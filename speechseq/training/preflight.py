@@ -100,10 +100,12 @@ def _coverage(training: Split, vocabulary: Vocabulary) -> str:
     """Say how often the tokens occur, and name those that are too rare to be learnt."""
     counts = Counter(number for label in training.labels for number in label)
     seen = {vocabulary.tokens[n]: counts[n] for n in range(len(vocabulary)) if counts[n]}
+    apart = sum(n >= len(vocabulary) for n in counts)
     rare = [repr(token) for token, count in seen.items() if count < RARE]
     line = (
         f"{vocabulary.kind}: {len(seen)}, each {min(seen.values())} to {max(seen.values())} times"
     )
+    line += f"; {UNKNOWN} is {apart} words apart, too" if apart else ""
     return line + (f"; under {RARE} times: {', '.join(rare)}" if rare else "")
 
 

@@ -152,5 +152,5 @@ def load_run(run: Path, device: str = "auto") -> Recogniser:
     """
     where = choose_device(device)
     recipe, vocabulary = read_run(run)
-    network = load_network(run / WEIGHTS, recipe, len(vocabulary))
+    network = load_network(run / WEIGHTS, recipe, vocabulary.told_as)
     return Recogniser(torch_network(network, where), vocabulary, recipe)
