@@ -16,10 +16,12 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from command_line import one_line_errors
 
 from speechseq.alignment import align
+from speechseq.cli.terminal import add_force, refuse_existing
 from speechseq.corpora import CORPORA
 from speechseq.errors import DataError
 from speechseq.manifest import Utterance, read_utterance, write_manifest
@@ -102,9 +104,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--without", nargs="*", default=[])
     parser.add_argument("--least", type=int, default=2)
-    parser.add_argument("-o", "--output", required=True)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    add_force(parser, "the manifest")
     arguments = parser.parse_args()
     with one_line_errors():
+        refuse_existing(arguments.force, arguments.output)
         found = listed(arguments.without, arguments.least)
         write_manifest(arguments.output, found)
     words = len({utterance.text for utterance in found})

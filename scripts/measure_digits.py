@@ -46,7 +46,7 @@ def noises(rate: int) -> list[np.ndarray]:
 
 def strings(work: Path, rate: int, snr_db: float | None) -> list[Utterance]:
     """Return the composed strings at a signal-to-noise ratio; they are made once."""
-    folder = work / ("clean" if snr_db is None else f"{snr_db:g}_db")
+    folder = work / f"{rate}_hz" / ("clean" if snr_db is None else f"{snr_db:g}_db")
     manifest = folder / "strings.jsonl"
     if not manifest.exists():
         how = Composition(snr_db=snr_db)

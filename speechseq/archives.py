@@ -32,6 +32,10 @@ from speechseq.files import (
 _LARGEST_HEADER_BYTES = 16 << 20
 
 
+class UnusableArchive(DataError):
+    """An archive is damaged, hostile or over the limits."""
+
+
 def extract(
     archive_path: str | os.PathLike[str],
     folder: str | os.PathLike[str],
@@ -47,7 +51,8 @@ def extract(
     `max_bytes` count what is really written, whatever the headers say.
 
     Raises:
-        DataError: `folder` is there, or the archive is damaged, hostile or over the limits.
+        UnusableArchive: it is damaged, hostile or over the limits.
+        DataError: `folder` is there, or cannot be written.
     """
     source, target = Path(archive_path), Path(folder)
     refuse_existing(target)
@@ -85,16 +90,16 @@ class _Unpacking:
         if self.entries > self.max_files:
             raise self.refusal(f"holds more than {self.max_files} entries")
         parts = [part for part in name.split("/") if part not in ("", ".")]
-        if not name or ".." in parts or re.search(r"^/|[\\\0]|^[A-Za-z]:", name):
+        if not name or ".." in parts or re.search(r"^/|[\\\0]|(^|/)[A-Za-z]:", name):
             raise self.refusal(f"entry {name!r} leads outside of it")
         wanted = self.member.split("/") if self.member else []
         if len(parts) < len(wanted) or not all(map(fnmatchcase, parts, wanted)):
             return None
         return self.root.joinpath(*parts[len(wanted) :])
 
-    def refusal(self, problem: str) -> DataError:
+    def refusal(self, problem: str) -> UnusableArchive:
         """Make the error for an archive that is not unpacked."""
-        return DataError(f"{self.source}: {problem}, so it is not unpacked; get another copy")
+        return UnusableArchive(f"{self.source}: {problem}, so it is not unpacked; get another copy")
 
     def make_folder(self, place: Path) -> None:
         """Make a folder and those above it."""
@@ -225,9 +230,15 @@ def fetch(
     places = {archive: parent / (archive.into or folder) for archive in archives}
     missing = [archive for archive, place in places.items() if not os.path.lexists(place)]
     if not missing:
-        raise DataError(f"{parent / folder}: is already there; delete it to download it again")
+        there = ", ".join(dict.fromkeys(map(str, places.values())))
+        raise DataError(f"{there}: is already there; delete it to download it again")
     for archive in missing:
         path = download(archive, parent / ".downloads", progress=progress)
-        extract(path, places[archive], member=archive.member)
+        try:
+            extract(path, places[archive], member=archive.member)
+        except UnusableArchive as error:
+            # Kept, it would be taken for the download the next time.
+            path.unlink()
+            raise DataError(f"{error}: it was deleted, so run it again") from None
         path.unlink()
     return parent / folder

@@ -14,9 +14,9 @@ import numpy as np
 from speechseq.errors import AudioError, DataError
 from speechseq.manifest import Utterance, read_utterance
 from speechseq.metrics import (
-    LEAST_GROUPS,
     ClassScore,
     accuracy,
+    by_speaker,
     character_errors,
     confusion,
     interval,
@@ -179,19 +179,16 @@ def _report(
     sequences = vocabulary.is_sequence
     references = [item.reference for item in items]
     hypotheses = [item.hypothesis for item in items]
-    # An utterance without a speaker, as of silence, stands for itself.
-    known = any(item.speaker for item in items)
-    speakers = [item.speaker or f"#{n}" for n, item in enumerate(items)] if known else []
+    speakers = [item.speaker for item in items]
     wrong = [float(r != h) for r, h in zip(references, hypotheses, strict=True)]
     low, high = interval(wrong, [1.0] * len(wrong), speakers)
     labels = tuple(sorted(set(references)))
     few = len(labels) <= MOST_LABELS and (not sequences or all(" " not in x for x in labels))
-    by_speaker = len(set(speakers)) >= LEAST_GROUPS
     return Report(
         task=vocabulary.kind,
         utterances=len(items),
         speakers=len({item.speaker for item in items if item.speaker}),
-        resampled="speakers" if by_speaker else "utterances",
+        resampled="speakers" if by_speaker(speakers) else "utterances",
         accuracy=Score(accuracy(references, hypotheses), 1 - high, 1 - low),
         wer=_rate(word_errors, references, hypotheses, speakers) if sequences else None,
         cer=_rate(character_errors, references, hypotheses, speakers) if sequences else None,

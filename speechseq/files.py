@@ -202,6 +202,8 @@ def _transfer(archive: Archive, part: Path, progress: Progress) -> None:
         return
     with _request(archive, done) as response:
         start, total = _extent(response, done)
+        if done and (start, total) == (done, done):
+            return  # it was whole; what the answer holds is a page about that
         if start in (0, done):
             _copy(response, part, start, total, archive, progress)
             return

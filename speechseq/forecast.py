@@ -73,7 +73,8 @@ def read_point(run: str | os.PathLike[str]) -> Point:
     """Read what a run learnt from and its best validation error.
 
     Raises:
-        ModelError: it is not a run folder, was not validated, or does not say what it learnt from.
+        ModelError: it is not a run folder, was not validated, does not say what it learnt from, or
+            learnt from other corpora's clips, too, which do not grow with its own.
     """
     run = Path(run)
     if not (run / RUN_RECIPE).is_file():
@@ -91,7 +92,12 @@ def read_point(run: str | os.PathLike[str]) -> Point:
         raise ModelError(f"{run}: does not say what it learnt from; train it again") from None
     if best is None:
         raise ModelError(f"{run}: was not validated yet; train on and try again")
-    start = f"from {Path(base).name}" if base else "from scratch"
+    if beside := (*recipe.data.same_words, *recipe.data.unknown_words):
+        raise ModelError(
+            f"{run}: learnt from {', '.join(beside)}, too, which its number of clips holds; "
+            f"forecast from runs without"
+        )
+    start = f"from {base}" if base else "from scratch"
     return Point(str(run), start, clips, best["validation_error"], validated)
 
 

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from speechseq.audio import read_audio
-from speechseq.errors import DataError, UsageError, nearest
+from speechseq.audio import MAX_SECONDS, read_audio
+from speechseq.errors import AudioError, DataError, UsageError, nearest
 from speechseq.files import Archive, atomic_write
 
 CORPORA_VARIABLE = "SPEECHSEQ_CORPORA"
 DEFAULT_CORPORA = Path("data/corpora")
+
+MOMENT = 1e-3
+"""Seconds by which rounding lets two stretches overlap that only touch."""
 
 MANIFEST = ".jsonl"
 """How a manifest's name ends."""
@@ -56,7 +60,8 @@ class Utterance:
 
 def rank_of(name: str) -> str:
     """Return what names are sorted by to be as if in random order, but alike on every machine."""
-    return hashlib.sha256(name.encode()).hexdigest()
+    # File names need not be Unicode: what is not stands in them as lone surrogates.
+    return hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
 
 
 _FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
@@ -168,8 +173,16 @@ def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]
 
 
 def read_utterance(utterance: Utterance, rate: int) -> np.ndarray:
-    """Return an utterance's samples (samples,); an empty path is digital silence."""
+    """Return an utterance's samples (samples,); an empty path is digital silence.
+
+    Raises:
+        AudioError: as `read_audio`; silence longer than MAX_SECONDS.
+    """
     if not utterance.audio_filepath:
+        if utterance.duration > MAX_SECONDS:
+            raise AudioError(
+                f"silence of {utterance.duration:g} s; the limit is {MAX_SECONDS:g} s, shorten it"
+            )
         return np.zeros(max(round(utterance.duration * rate), 1), np.float32)
     samples = read_audio(
         utterance.audio_filepath, rate, offset=utterance.offset, duration=utterance.duration
@@ -210,13 +223,23 @@ def shared_speakers(one: Iterable[Utterance], other: Iterable[Utterance]) -> set
 
 
 def shared_audio(one: Iterable[Utterance], other: Iterable[Utterance]) -> set[str]:
-    """Name the stretches of audio that stand in both lists; there must be none."""
+    """Name the stretches of one list that the other has, too, or a part of; there must be none."""
 
-    def stretches(utterances: Iterable[Utterance]) -> set[str]:
-        real = os.path.realpath  # one file may be called by several names
-        return {f"{real(u.audio_filepath)}@{u.offset:.3f}" for u in utterances if u.audio_filepath}
+    def by_file(utterances: Iterable[Utterance]) -> dict[str, list[tuple[float, float]]]:
+        found = defaultdict(list)
+        for u in utterances:
+            if u.audio_filepath:  # one file may be called by several names
+                end = u.offset + u.duration if u.duration else math.inf
+                found[os.path.realpath(u.audio_filepath)].append((u.offset, end))
+        return found
 
-    return stretches(one) & stretches(other)
+    theirs = by_file(other)
+    return {
+        f"{path}@{begin:.3f}"
+        for path, stretches in by_file(one).items()
+        for begin, end in stretches
+        if any(begin < last - MOMENT and first < end - MOMENT for first, last in theirs[path])
+    }
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,11 @@ def per_class(references: Sequence[str], hypotheses: Sequence[str]) -> list[Clas
     ]
 
 
+def by_speaker(groups: Sequence[str]) -> bool:
+    """Tell whether enough speakers are named for intervals to be over them."""
+    return len(set(groups) - {""}) >= LEAST_GROUPS
+
+
 def interval(
     errors: Sequence[float],
     totals: Sequence[float],
@@ -114,8 +119,9 @@ def interval(
     """Return a bootstrap interval of the rate sum(errors) / sum(totals).
 
     Utterances are resampled; whole speakers, where `groups` names at least LEAST_GROUPS of them, as
-    one speaker's utterances fail together. Without a single error a bootstrap cannot see that
-    there might have been one: the upper end is then the exact binomial bound over utterances.
+    one speaker's utterances fail together, and beside them those whose speaker is ''. A resample
+    with a total of 0 is drawn anew. Without a single error a bootstrap cannot see that there might
+    have been one: the upper end is then the exact binomial bound over utterances.
 
     Source: Bisani and Ney 2004, bootstrap estimates for ASR; Clopper and Pearson 1934.
     """
@@ -127,15 +133,22 @@ def interval(
         return 0.0, exact
     if np.array_equal(pairs[0], pairs[1]):
         return 1 - exact, 1.0
-    names, members = np.unique(list(groups), return_inverse=True)
-    if len(names) >= LEAST_GROUPS:
-        pairs = np.stack([np.bincount(members, weights=row) for row in pairs])
+    strata = [pairs]
+    if by_speaker(groups):
+        speakers = np.array(list(groups))
+        _, members = np.unique(speakers[speakers != ""], return_inverse=True)
+        whole = [np.bincount(members, weights=row) for row in pairs[:, speakers != ""]]
+        strata = [np.stack(whole), pairs[:, speakers == ""]]
     rng = np.random.default_rng(seed)
-    size = pairs.shape[1]
+    rates: list[float] = []
     # A resample at a time: all of them at once would take gigabytes for a large test set.
-    drawn = np.array(
-        [pairs[:, rng.integers(size, size=size)].sum(axis=1) for _ in range(resamples)]
-    )
-    rates = drawn[:, 0] / np.maximum(drawn[:, 1], 1e-12)
+    while len(rates) < resamples:
+        wrong, total = sum(
+            part[:, rng.integers(part.shape[1], size=part.shape[1])].sum(axis=1)
+            for part in strata
+            if part.shape[1]
+        )
+        if total:
+            rates.append(wrong / total)
     low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -165,8 +166,18 @@ def split(utterances: Sequence[Utterance]) -> tuple[list[Utterance], str]:
     known = [u for u in rest if u.speaker]
     enough = len({u.speaker for u in known}) >= LEAST_SPEAKERS
     if enough and len(known) >= KNOWN_SHARE * len(rest):
-        return _by_speaker(rest, held) + others, "by speakers: none is heard in two splits"
+        parted = _by_speaker(rest, held) + others
+        if {u.split for u in parted}.issuperset(held):
+            apart = not _heard_twice(parted)
+            return parted, "by speakers" + (": none is heard in two splits" if apart else "")
+        return _by_text(rest, held) + others, "evenly over the texts; each speaker has texts alone"
     return _by_text(rest, held) + others, "evenly over the texts; speakers are not known"
+
+
+def _heard_twice(utterances: Sequence[Utterance]) -> set[str]:
+    """Name the speakers of more than one split."""
+    pairs = {(u.speaker, u.split) for u in utterances if u.speaker}
+    return {speaker for speaker, count in Counter(s for s, _ in pairs).items() if count > 1}
 
 
 def _split_name(utterance: Utterance) -> str:
@@ -403,8 +414,9 @@ def write_proposal(proposal: Proposal, name: str, folder: Path) -> Path:
 
 def recipe_text(proposal: Proposal, name: str, manifest: Path) -> str:
     """Return a proposal as commented YAML."""
-    lines = [f"# {line}" for line in proposal.head]
-    lines += [f"# Mind: {warning}." for warning in proposal.warnings]
+    said = [*proposal.head, *(f"Mind: {warning}." for warning in proposal.warnings)]
+    # A label may hold a line break, which would end the comment.
+    lines = ["# " + re.sub(r"[\s\x85\u2028\u2029]", " ", line) for line in said]
     lines.append(f"name: {_written(name)}")
     places = {"corpus": ("jsonl", ""), "root": (str(manifest), "every clip, and its split")}
     for section, keys in proposal.sections.items():

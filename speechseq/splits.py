@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -216,8 +217,8 @@ def other_speech(
     """
     if not settings.others:
         return []
-    words = {word for u in utterances for word in u.text.lower().split()}
-    words |= {word.lower() for word in settings.others_without}
+    words = {word for u in utterances for word in _words(u.text)}
+    words.update(*map(_words, settings.others_without))
     there = {u.key for u in utterances}
     longest = max(u.duration for u in utterances)
     share = settings.others_share
@@ -227,11 +228,16 @@ def other_speech(
         speech = [
             u
             for u in _training_speech(name, "data.others")
-            if words.isdisjoint(u.text.lower().split()) and u.key not in there
+            if words.isdisjoint(_words(u.text)) and u.key not in there
         ]
         speech = sorted(speech, key=lambda u: _rank(u.key, seed))[:wanted]
         found += [_unknown_stretch(u, longest, seed) for u in speech]
     return found
+
+
+def _words(text: str) -> set[str]:
+    """Return a text's words, whatever their case and the marks around them."""
+    return set(re.findall(r"\w(?:[\w']*\w)?", text.lower()))
 
 
 def _training_speech(name: str, setting: str) -> list[Utterance]:

@@ -374,6 +374,28 @@ def test_folder_of_splits_and_classes_is_refused(tmp_path: Path) -> None:
         CORPORA["folder"].read(tmp_path)
 
 
+def test_hidden_files_are_no_clips(tmp_path: Path) -> None:
+    tone(tmp_path / "On" / "a.wav")
+    (tmp_path / "On" / "._a.wav").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "empty").mkdir()
+    assert [u.text for u in CORPORA["folder"].read(tmp_path)] == ["On"]
+
+
+def test_a_class_whose_clips_lie_deeper_is_refused(tmp_path: Path) -> None:
+    tone(tmp_path / "On" / "a.wav")
+    tone(tmp_path / "Off" / "ann" / "a.wav")
+    with pytest.raises(DataError, match=r"Off: holds no clips of \.wav.*put the clips right into"):
+        CORPORA["folder"].read(tmp_path)
+
+
+def test_csv_stretches(tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav", seconds=2.0)
+    rows = ["path,text,offset,duration", "a.wav,go,0.5,0.25", "a.wav,on,1.5,", "a.wav,off,,"]
+    text(tmp_path / "mine.csv", rows)
+    found = [(u.text, u.offset, u.duration) for u in CORPORA["csv"].read(tmp_path / "mine.csv")]
+    assert found == [("go", 0.5, 0.25), ("on", 1.5, 0.5), ("off", 0.0, 2.0)]
+
+
 @pytest.mark.parametrize("where", ["audio_filepath", "path", "file"])
 @pytest.mark.parametrize("what", ["text", "transcript", "label", "class"])
 def test_csv_columns(where: str, what: str, tmp_path: Path) -> None:
@@ -395,6 +417,8 @@ def test_csv_columns(where: str, what: str, tmp_path: Path) -> None:
         (["path,text", "a.wav"], "row 2 does not fit"),
         (["path,text", "a.wav,go,on"], "row 2 does not fit"),
         (["path,text", 'a.wav,"go'], "not a CSV"),
+        (["path,text,offset", "a.wav,go,1s"], "row 2 has offset '1s'; write seconds from 0 on"),
+        (["path,text,duration", "a.wav,go,-1"], "row 2 has duration '-1'; write seconds"),
     ],
 )
 def test_csv_refusals(lines: list[str], message: str, tmp_path: Path) -> None:

@@ -163,9 +163,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         start = int(asked.removeprefix("bytes=").rstrip("-") or 0) if ways.ranges else 0
         if start >= len(ways.content) and start:
             self.send_response(416)
+            page = b"<html>there is no more of it</html>"
             self.send_header("Content-Range", f"bytes */{len(ways.content)}")
-            self.send_header("Content-Length", "0")
+            self.send_header("Content-Length", str(len(page)))
             self.end_headers()
+            self.wfile.write(page)
             return
         self.send_response(206 if start else 200)
         if start:
@@ -392,7 +394,8 @@ def test_existing_folder_is_left_alone(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize(
-    "name", ["../out.txt", "a/../../out.txt", "/out.txt", "C:/out.txt", "..\\out.txt"]
+    "name",
+    ["../out.txt", "a/../../out.txt", "/out.txt", "C:/out.txt", "a/C:/out.txt", "..\\out.txt"],
 )
 def test_names_that_lead_outside(kind: str, name: str, tmp_path: Path) -> None:
     refuse(MAKERS[kind]({"ok": b"1", name: b"2"}), tmp_path, "leads outside")
@@ -500,12 +503,22 @@ def test_fetch_keeps_what_is_there(server: SimpleNamespace, tmp_path: Path) -> N
     assert (tmp_path / "corpus" / "a.txt").read_bytes() == b"one"
     assert (tmp_path / "beside" / "top" / "a.txt").is_file()
     (tmp_path / "corpus" / "a.txt").write_bytes(b"mine")
-    with pytest.raises(DataError, match="corpus: is already there"):
+    with pytest.raises(DataError, match="corpus, .*beside: is already there"):
         fetch(archives, tmp_path, "corpus")
     (tmp_path / "beside").rename(tmp_path / "moved")
     fetch(archives, tmp_path, "corpus")
     assert (tmp_path / "corpus" / "a.txt").read_bytes() == b"mine"
     assert (tmp_path / "beside").is_dir() and len(server.asked) == 3
+
+
+def test_a_damaged_archive_is_not_taken_again(server: SimpleNamespace, tmp_path: Path) -> None:
+    """Nothing tells such a page, come with status 200, from the archive before it is unpacked."""
+    server.content = b"<html>please log in</html>"
+    archives = [Archive(server.archive.url)]
+    with pytest.raises(DataError, match=r"is damaged or no archive .*: it was deleted, so run it"):
+        fetch(archives, tmp_path, "corpus")
+    server.content = gzip.compress(make_tar(GOOD))
+    assert (fetch(archives, tmp_path, "corpus") / "top" / "a.txt").is_file()
 
 
 def test_what_a_killed_write_left_is_removed(tmp_path: Path) -> None:

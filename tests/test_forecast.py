@@ -95,7 +95,14 @@ def run(tmp_path: Path):
 def test_points_are_read_from_runs(run) -> None:
     folder = run("a", 40, 0.25)
     assert read_point(folder) == Point(str(folder), "from scratch", 40, 0.25, 200)
-    assert read_point(run("b", 40, 0.25, "models/digits.onnx")).start == "from digits.onnx"
+    assert read_point(run("b", 40, 0.25, "models/digits.onnx")).start == "from models/digits.onnx"
+
+
+def test_clips_of_other_corpora_do_not_count_as_ones_own(run) -> None:
+    folder = run("a", 40, 0.25)
+    (folder / "recipe.yaml").write_text("data: {same_words: [synthetic_words]}\n")
+    with pytest.raises(ModelError, match="learnt from synthetic_words, too"):
+        read_point(folder)
 
 
 @pytest.mark.parametrize(("tokens", "counted"), [("words", 700), ("classes", 200)])

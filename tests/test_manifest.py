@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -20,6 +21,7 @@ from speechseq.manifest import (
     Corpus,
     Utterance,
     parse_line,
+    rank_of,
     read_manifest,
     read_split,
     read_utterance,
@@ -209,6 +211,28 @@ def test_shared_audio_is_of_stretches() -> None:
     one = [Utterance("a", 1, "x"), Utterance("", 1, ""), Utterance("b", 1, "", offset=2.0)]
     other = [Utterance("a", 9, "y"), Utterance("", 1, ""), Utterance("b", 1, "", offset=3.0)]
     assert {Path(name).name for name in shared_audio(one, other)} == {"a@0.000"}
+
+
+@pytest.mark.parametrize(
+    ("offset", "duration", "shared"),
+    [(1.0, 0.5, True), (0.0, 0.0, True), (2.9, 1.0, True), (3.0, 1.0, False), (0.0, 2.0, False)],
+)
+def test_a_part_of_a_stretch_is_shared(offset: float, duration: float, shared: bool) -> None:
+    """A duration of 0 is to the end of the file; stretches that touch share nothing."""
+    one, other = [Utterance("a", 1.0, "x", offset=2.0)], [Utterance("a", duration, "y", "", offset)]
+    if offset == 1.0:
+        other = [Utterance("a", 1.5, "y", offset=1.0)]
+    assert bool(shared_audio(one, other)) == bool(shared_audio(other, one)) == shared
+
+
+def test_a_name_that_is_not_unicode_has_its_rank() -> None:
+    assert rank_of("caf\udce9@0.000") != rank_of("caf\ud800@0.000")
+    assert rank_of("café") == hashlib.sha256("café".encode()).hexdigest()
+
+
+def test_silence_has_an_end() -> None:
+    with pytest.raises(AudioError, match=r"silence of 9e\+06 s; the limit is 3600 s, shorten it"):
+        read_utterance(Utterance("", 9e6, ""), 16000)
 
 
 def test_a_file_called_by_two_names_is_shared(

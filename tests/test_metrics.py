@@ -146,6 +146,23 @@ def test_too_few_speakers_are_not_resampled() -> None:
     assert interval(wrong, [1.0] * 60, speakers) == interval(wrong, [1.0] * 60)
 
 
+def test_utterances_without_a_speaker_stand_beside_the_speakers() -> None:
+    speakers = [f"s{number // 50}" for number in range(200)]
+    wrong = [float(number % 10 == 0) for number in range(200)]
+    low, high = interval(wrong, [1.0] * 200, speakers)
+    assert low == high == pytest.approx(0.1), "all speakers err alike"
+    low, high = interval([*wrong, *[0.0, 1.0] * 20], [1.0] * 240, [*speakers, *[""] * 40])
+    assert 0.1 < low < 40 / 240 < high < 0.22
+    # Those who are not named are no speakers: of one alone, utterances are resampled.
+    one = interval(wrong, [1.0] * 200, [*["ann"] * 150, *[""] * 50])
+    assert one == interval(wrong, [1.0] * 200)
+
+
+def test_resamples_of_nothing_are_drawn_anew() -> None:
+    low, high = interval([1, 1, 2], [10, 10, 0], ["a", "b", "c"])
+    assert 0 <= low < high <= 5 / 10
+
+
 def test_longer_utterances_weigh_more() -> None:
     low, high = interval([0, 10] * 50, [1, 100] * 50)
     assert low < 500 / 5050 < high < 0.2

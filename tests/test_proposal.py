@@ -346,6 +346,26 @@ def test_a_name_that_is_a_file_is_said(folder: Path, tmp_path: Path, capsys, mon
     assert (tmp_path / "taken").read_text() == "mine"
 
 
+def test_speakers_with_words_of_their_own_are_parted_by_texts() -> None:
+    alone = [dataclasses.replace(u, speaker=u.text) for u in utterances(800, speakers=1, texts=8)]
+    found, how = split(alone)
+    assert how == "evenly over the texts; each speaker has texts alone"
+    assert all(parts(found).values())
+
+
+def test_what_the_data_parts_itself_is_not_called_parted() -> None:
+    train = utterances(800, speakers=8)
+    test = [dataclasses.replace(u, split="test") for u in utterances(80, speakers=8)]
+    assert split([*train, *test])[1] == "by speakers"
+
+
+def test_a_label_ends_no_comment(folder: Path) -> None:
+    proposal = propose(folder, "mine")
+    hostile = dataclasses.replace(proposal, warnings=["few of turn\non: 1\u2028x: 2"])
+    text = recipe_text(hostile, "mine", Path("data.jsonl"))
+    assert "# Mind: few of turn on: 1 x: 2.\n" in text
+
+
 def test_too_little_to_hold_some_out(tmp_path: Path) -> None:
     (tmp_path / "mine" / "a").mkdir(parents=True)
     write_wav(tmp_path / "mine" / "a" / "1.wav", tone(300, 0.3), RATE)

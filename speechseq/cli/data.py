@@ -248,10 +248,11 @@ def _shard(arguments: argparse.Namespace) -> None:
 
 
 def _stats(arguments: argparse.Namespace) -> None:
+    from speechseq.corpora.clips import measured
     from speechseq.manifest import read_manifest, shared_audio, shared_speakers, statistics
 
     own = Path(arguments.corpus)
-    splits = _by_split(read_manifest(own) if own.is_file() else _read_corpus(arguments))
+    splits = _by_split(measured(read_manifest(own)) if own.is_file() else _read_corpus(arguments))
     for split, utterances in splits.items():
         found = statistics(utterances)
         texts = ", ".join(f"{text} {count}" for text, count in found.texts[:8])

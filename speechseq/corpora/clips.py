@@ -24,11 +24,14 @@ def stem(name: str) -> str:
 def clips_in(folder: Path) -> dict[str, Path]:
     """Map the stem of every clip in a folder to its path, by name; no folder, no clips.
 
+    Hidden files are no clips: macOS puts one of its own beside every file it copies to a disk.
     Where a clip is there twice, the earlier of `SUFFIXES` is taken.
     """
     if not folder.is_dir():
         return {}
-    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+    found = [
+        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != "."
+    ]
     found.sort(key=lambda path: (stem(path.name), SUFFIXES.index(path.suffix.lower())))
     clips: dict[str, Path] = {}
     for path in found:

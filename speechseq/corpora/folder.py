@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from speechseq.audio import SUFFIXES
 from speechseq.corpora.clips import clips_in, folders_in, hashed_speaker, measured, require
 from speechseq.errors import DataError
 from speechseq.manifest import Corpus, Utterance
@@ -29,19 +30,20 @@ def read(place: Path) -> list[Utterance]:
     if splits and len(splits) != len(folders):
         odd = next(path.name for path in folders if path not in splits)
         raise DataError(f"{place}: {odd!r} lies beside {splits[0].name!r}; move it into a split")
-    found = [
-        Utterance(
-            str(clip),
-            0.0,
-            label.name,
-            hashed_speaker(name),
-            split=parent.name if splits else "train",
-        )
-        for parent in splits or [place]
-        for label in folders_in(parent)
-        if label.name != NOISE
-        for name, clip in clips_in(label).items()
-    ]
+    found = []
+    for parent in splits or [place]:
+        for label in folders_in(parent):
+            clips = {} if label.name == NOISE else clips_in(label)
+            if label.name != NOISE and not clips and any(label.iterdir()):
+                raise DataError(
+                    f"{label}: holds no clips of {', '.join(SUFFIXES)}, but other things; put the "
+                    f"clips right into it, or move it away"
+                )
+            split = parent.name if splits else "train"
+            found += [
+                Utterance(str(clip), 0.0, label.name, hashed_speaker(name), split=split)
+                for name, clip in clips.items()
+            ]
     require(found, place, "{class}/*.wav")
     return measured(found)
 

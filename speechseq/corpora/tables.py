@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +20,8 @@ _TEXT_COLUMNS = ("text", "transcript", "label", "class")
 def read_csv(place: Path) -> list[Utterance]:
     """List a CSV's rows, or those of train.csv, validation.csv and test.csv in a folder.
 
-    Columns: path, file or audio_filepath; text, transcript, label or class; optionally speaker
-    and split. Relative paths are taken from the CSV's folder.
+    Columns: path, file or audio_filepath; text, transcript, label or class; optionally speaker,
+    split, and offset and duration in seconds. Relative paths are taken from the CSV's folder.
 
     Raises:
         DataError: a file cannot be read, has no such columns, or a row is incomplete.
@@ -72,8 +73,21 @@ def _read_rows(path: Path, split: str) -> list[Utterance]:
         if None in row or not row[where] or row[what] is None:
             raise DataError(f"{path}: row {number} does not fit the columns; correct it")
         clip, speaker = str(path.parent / row[where]), row.get("speaker") or ""
-        found.append(Utterance(clip, 0.0, row[what], speaker, split=row.get("split") or split))
+        begin, seconds = (_seconds(path, number, row, name) for name in ("offset", "duration"))
+        its_split = row.get("split") or split
+        found.append(Utterance(clip, seconds, row[what], speaker, begin, its_split))
     return found
+
+
+def _seconds(path: Path, number: int, row: dict[str, str], name: str) -> float:
+    """Return a row's number of seconds, 0 where there is none."""
+    try:
+        seconds = float(row.get(name) or 0)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise DataError(f"{path}: row {number} has {name} {row[name]!r}; write seconds from 0 on")
+    return seconds
 
 
 def _column(path: Path, row: dict[str, str], names: tuple[str, ...]) -> str:
