@@ -503,7 +503,7 @@ def test_fetch_keeps_what_is_there(server: SimpleNamespace, tmp_path: Path) -> N
     assert (tmp_path / "corpus" / "a.txt").read_bytes() == b"one"
     assert (tmp_path / "beside" / "top" / "a.txt").is_file()
     (tmp_path / "corpus" / "a.txt").write_bytes(b"mine")
-    with pytest.raises(DataError, match="corpus, .*beside: is already there"):
+    with pytest.raises(DataError, match=r"corpus, .*beside: is already there"):
         fetch(archives, tmp_path, "corpus")
     (tmp_path / "beside").rename(tmp_path / "moved")
     fetch(archives, tmp_path, "corpus")
