@@ -217,7 +217,8 @@ def other_speech(
     """
     if not settings.others:
         return []
-    words = {word for u in utterances for word in _words(u.text)}
+    known = {u.text for u in utterances if not u.text.startswith(UNKNOWN_WORD)}
+    words = {word for text in known for word in _words(text)}
     words.update(*map(_words, settings.others_without))
     there = {u.key for u in utterances}
     longest = max(u.duration for u in utterances)

@@ -300,6 +300,12 @@ def test_other_speech_holds_none_of_ones_own_words(around: Path) -> None:
     assert len(found) == 12
 
 
+def test_words_apart_are_none_of_ones_own(around: Path) -> None:
+    own = [*words(9, "yes"), *words(9, "_unknown_:bed")]
+    found = other_speech(own, others("speech_commands", share=0.9), 0)
+    assert {Path(u.audio_filepath).parent.name for u in found} == {"no", "bed", "cat"}
+
+
 def test_other_speech_leaves_out_words_that_are_to_be_new(around: Path) -> None:
     settings = dataclasses.replace(others("speech_commands"), others_without=("Bed", "cat"))
     found = other_speech(words(50), settings, 0)
