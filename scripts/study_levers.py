@@ -54,7 +54,8 @@ STUDIES = {
         ROOT / "recipes" / "arabic_speech_commands" / "commands.yaml",
         (
             "data.clips_per_class=20", "training.epochs=40", "training.consistency=0",
-            "training.validate_every=5",
+            "training.validate_every=5", "training.base=''", "training.learning_rate=0.002",
+            "model.cell=lstm", "model.hidden=128", "model.conv_blocks=0",
         ),
         {
             "PCEN in place of log-mels": ("features.kind=pcen",),
@@ -67,6 +68,7 @@ STUDIES = {
             "33 frames a second in place of 25": ("model.time_stride=3",),
             "50 frames a second": ("model.time_stride=2",),
             "stacked frames in place of convolutions": ("model.front_end=stack",),
+            "two blocks of convolutions more": ("model.conv_blocks=2",),
             "no SpecAugment": ("augment.frequency_masks=0", "augment.time_masks=0"),
             "twice the masks": ("augment.frequency_masks=4", "augment.time_masks=4"),
             "no label smoothing": ("training.label_smoothing=0",),

@@ -101,15 +101,19 @@ def base_of(path: Path) -> Path | None:
     return {f"runs/{read_recipe(other).name}": other for other in RECIPES}.get(base)
 
 
+def small(path: Path, root: Path) -> list[str]:
+    """Return what makes a recipe train on a small tree."""
+    corpus = corpus_of(path)
+    overrides = [*SMALL, f"data.root={json.dumps(str(root))}", *LAYOUT_HAS.get(corpus, [])]
+    data = read_recipe(path, overrides).data
+    return [*overrides, f"training.batch={len(training_splits(data, 0)[0]) // 8 + 1}"]
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=named)
 def test_a_recipe_trains(path: Path, place: Callable[[str], Path], tmp_path: Path) -> None:
-    corpus = corpus_of(path)
-    root = f"data.root={json.dumps(str(place(corpus)))}"
-    overrides = [*SMALL, root, *LAYOUT_HAS.get(corpus, [])]
-    data = read_recipe(path, overrides).data
-    overrides.append(f"training.batch={len(training_splits(data, 0)[0]) // 8 + 1}")
+    overrides = small(path, place(corpus_of(path)))
     if base := base_of(path):
-        trains(read_recipe(base, overrides), tmp_path / "base")
+        trains(read_recipe(base, small(base, place(corpus_of(base)))), tmp_path / "base")
         overrides.append(f"training.base={tmp_path / 'base'}")
     trains(read_recipe(path, overrides), tmp_path / "run")
 
