@@ -111,11 +111,16 @@ def small(path: Path, root: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", RECIPES, ids=named)
 def test_a_recipe_trains(path: Path, place: Callable[[str], Path], tmp_path: Path) -> None:
+    trains_with_its_bases(path, place, tmp_path / "run")
+
+
+def trains_with_its_bases(path: Path, place: Callable[[str], Path], run: Path) -> None:
     overrides = small(path, place(corpus_of(path)))
     if base := base_of(path):
-        trains(read_recipe(base, small(base, place(corpus_of(base)))), tmp_path / "base")
-        overrides.append(f"training.base={tmp_path / 'base'}")
-    trains(read_recipe(path, overrides), tmp_path / "run")
+        before = run.with_name(f"before_{run.name}")
+        trains_with_its_bases(base, place, before)
+        overrides.append(f"training.base={before}")
+    trains(read_recipe(path, overrides), run)
 
 
 @pytest.mark.parametrize("corpus", CORPORA)
