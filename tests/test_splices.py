@@ -122,3 +122,16 @@ def test_splices_need_a_class() -> None:
 def test_streams_refuse_what_they_would_not_do(change: dict[str, object]) -> None:
     with pytest.raises(DataError, match=r"not for streamed shards; leave it out"):
         _check(None, dataclasses.replace(Recipe(), **change), 1)  # type: ignore[arg-type]
+
+
+def test_words_apart_share_what_unknown_has() -> None:
+    training = data(0.0, [*["no"] * 10, *["yes"] * 10, *[UNKNOWN] * 10, *[SILENCE] * 10])
+    # Scores 4 and 5, of words apart, hold nothing of their own here; they are told as unknown.
+    shares = training.shares((0, 1, 2, 3, 1, 1))
+    assert shares.tolist() == pytest.approx([0.25] * 6)
+    apart = dataclasses.replace(training, labels=[[n % 6] for n in range(40)])
+    shares = apart.shares((0, 1, 2, 3, 1, 1))
+    assert shares[[1, 4, 5]].tolist() == pytest.approx(
+        [sum(n % 6 in (1, 4, 5) for n in range(40)) / 40] * 3
+    )
+    assert float(shares[:4].sum()) == pytest.approx(1.0)
