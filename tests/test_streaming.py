@@ -216,8 +216,7 @@ def test_an_8_bit_file_streams_too(tmp_path: Path) -> None:
     frames = recogniser.stream_frames()
     assert isinstance(frames, CarriedFrames)
     found = [*map(frames.hear, blocks(SOUND, [700])), frames.finish()]
-    # Each run quantises what it is given by its own range, so the two differ a little.
-    np.testing.assert_allclose(np.concatenate(found), whole(recogniser, SOUND), atol=0.1)
+    np.testing.assert_allclose(np.concatenate(found), whole(recogniser, SOUND), atol=TOLERANCE)
 
 
 # ---- two directions: bounded latency ----

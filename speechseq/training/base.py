@@ -17,6 +17,7 @@ from speechseq.model_file import RUN_WEIGHTS, read_model
 from speechseq.recipe import Recipe
 from speechseq.recipe_checks import recipe_from_dict
 from speechseq.tokens import Vocabulary
+from speechseq.training.eight_bits import in_full
 from speechseq.training.encoder import AUXILIARY, SpeechNetwork, load_network
 from speechseq.training.graph import build_graph
 from speechseq.training.run_folder import read_run
@@ -169,9 +170,9 @@ def network_of_graph(path: Path, recipe: Recipe, tokens: int | Sequence[int]) ->
     two graphs of the same network, whose numbers are their own places, high and low digit.
 
     Raises:
-        ModelError: the graph is quantised, or not the one its settings give.
+        ModelError: the graph is not the one its settings give.
     """
-    file = onnx.load(path)
+    file = in_full(onnx.load(path))
     stored = _constants(file)
     network = SpeechNetwork(recipe, tokens).eval()
     # Numbers that no graph holds, such as statistics that CMVN does not use, stay as they are.
@@ -186,8 +187,7 @@ def network_of_graph(path: Path, recipe: Recipe, tokens: int | Sequence[int]) ->
             continue  # no weight: a shape, a window
         if name not in stored or stored[name].shape != high[name].shape:
             raise ModelError(
-                f"{path}: its weights cannot be taken over (8-bit, or of another version); use its "
-                f"run folder or the 32-bit file"
+                f"{path}: its weights cannot be taken over (of another version); use its run folder"
             )
         order = (high[name].astype(np.int64) - 1) * _DIGIT + low[name].astype(np.int64) - 1
         found[torch.from_numpy(order.ravel())] = torch.tensor(stored[name].ravel())

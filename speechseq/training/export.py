@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,8 +30,9 @@ from speechseq.model_file import metadata, open_model
 from speechseq.recipe import Recipe
 from speechseq.recogniser import Recogniser, from_model_file, load, pad
 from speechseq.tokens import Vocabulary
+from speechseq.training.eight_bits import in_eight_bits
 from speechseq.training.encoder import SpeechNetwork, load_network, parameters, torch_network
-from speechseq.training.graph import FEATURE_NODES, build_graph
+from speechseq.training.graph import build_graph
 from speechseq.training.run_folder import WEIGHTS, read_run
 
 Note = Callable[[str], None]
@@ -263,29 +263,11 @@ def read_card(path: Path) -> dict[str, Any]:
 
 
 def quantise(source: Path, target: Path) -> None:
-    """Quantise the weights of a model file to 8 bits; the features stay as they are.
-
-    Convolutions stay, too: as ConvInteger they run slower than in 32 bits. Of the cells, only
-    LSTMs have an 8-bit operator.
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    model = onnx.load(source)
-    features = [n.name for n in model.graph.node if n.name.startswith(FEATURE_NODES)]
-    logging.disable(logging.WARNING)  # it advises a pre-processing that this graph does not need
-    try:
-        quantize_dynamic(
-            source,
-            target,
-            op_types_to_quantize=["MatMul", "LSTM", "Gemm"],
-            nodes_to_exclude=features,
-            weight_type=QuantType.QInt8,
-        )
-    finally:
-        logging.disable(logging.NOTSET)
-    small = onnx.load(target)
+    """Write a model file anew with its weights in 8 bits (`eight_bits`), and say so in its card."""
+    small = in_eight_bits(onnx.load(source))
+    props = [_int8_card(prop) for prop in small.metadata_props]
     del small.metadata_props[:]
-    small.metadata_props.extend(_int8_card(prop) for prop in model.metadata_props)
+    small.metadata_props.extend(props)
     onnx.save(small, target)
 
 
