@@ -10,9 +10,11 @@ import hashlib
 import json
 import math
 import os
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +54,16 @@ class Utterance:
     volume: float = 1.0
 
     @property
+    def stretch(self) -> tuple[str, float]:
+        """The very stretch of audio: the file, by its real path, and where in it."""
+        return os.path.realpath(self.audio_filepath), round(self.offset, 3)
+
+    @property
     def key(self) -> str:
-        """Name the stretch of audio, without the folder it lies in: stable across machines."""
+        """Name the stretch of audio, without the folder it lies in: stable across machines.
+
+        Files of the same name in folders of the same name share it.
+        """
         path = Path(self.audio_filepath)
         return f"{path.parent.name}/{path.stem}@{self.offset:.3f}"
 
@@ -237,9 +247,23 @@ def shared_audio(one: Iterable[Utterance], other: Iterable[Utterance]) -> set[st
     return {
         f"{path}@{begin:.3f}"
         for path, stretches in by_file(one).items()
-        for begin, end in stretches
-        if any(begin < last - MOMENT and first < end - MOMENT for first, last in theirs[path])
+        for begin in _overlapping(stretches, theirs[path])
     }
+
+
+def _overlapping(
+    one: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]
+) -> list[float]:
+    """Return where those (begin, end) of one list begin that one of the other overlaps."""
+    other = sorted(other)
+    begins = [begin for begin, _ in other]
+    latest = list(accumulate((end for _, end in other), max))
+    found = []
+    for begin, end in one:
+        before = bisect_left(begins, end - MOMENT)  # so many begin before it ends
+        if before and latest[before - 1] > begin + MOMENT:
+            found.append(begin)
+    return found
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import onnxruntime
 
 from speechseq.errors import ModelError, SpeechseqError, nearest
-from speechseq.recipe import Recipe
+from speechseq.recipe import MANIFEST_SETTINGS, Recipe
 from speechseq.recipe_checks import recipe_from_dict
 from speechseq.tokens import Vocabulary
 
@@ -75,6 +75,8 @@ def metadata(
     """Return the metadata to write into an ONNX file. Places on the maker's disk are left out."""
     settings = recipe.to_dict()
     settings["data"] |= {"root": "", "noise": ""}
+    for setting in MANIFEST_SETTINGS:
+        settings["data"][setting] = [Path(name).name for name in settings["data"][setting]]
     for model in ("base", "teacher"):
         if place := settings["training"][model]:
             settings["training"][model] = Path(place).absolute().name

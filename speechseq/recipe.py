@@ -24,6 +24,10 @@ def shortened(frames: Count, stride: int) -> Count:
     return -(-frames // stride)
 
 
+MANIFEST_SETTINGS = ("others", "same_words", "unknown_words")
+"""Settings of `DataSettings` that name corpora, or manifests by their places."""
+
+
 @dataclass(frozen=True)
 class DataSettings:
     """Which speech to learn from, and how its texts become tokens.
@@ -36,7 +40,8 @@ class DataSettings:
     With `corpus: shards` training streams, and holds `buffer_utterances` at a time to mix them.
     `others` are corpora, or manifests (files ending in .jsonl), whose training speech is to be
     recognised as none of the words: as the class `_unknown_`, or as no text; so many of their clips
-    as make `others_share` of all, and none that holds a word of `others_without`. `same_words` are
+    as make `others_share` of all. No utterance that holds one of `without_words` is learnt from or
+    chosen by: they are to be measured as words never heard. `same_words` are
     corpora or manifests whose training speech is learnt from, too, where it is of the same classes,
     or of no other words. `unknown_words` are corpora or manifests of single words: each that is
     none of the classes is learnt by itself, and told as `_unknown_`; the others are same words.
@@ -60,7 +65,7 @@ class DataSettings:
     buffer_utterances: int = 2000
     others: tuple[str, ...] = ()
     others_share: float = 0.2
-    others_without: tuple[str, ...] = ()
+    without_words: tuple[str, ...] = ()
     unknown_words: tuple[str, ...] = ()
     same_words: tuple[str, ...] = ()
     clips_per_class: int = 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from speechseq.corpora import CORPORA, shards
 from speechseq.corpora.clips import measured
@@ -14,6 +15,9 @@ from speechseq.errors import DataError, UsageError, choose
 from speechseq.manifest import MANIFEST, Corpus, Utterance, rank_of, read_manifest
 from speechseq.recipe import DataSettings
 from speechseq.tokens import NO_TEXT, UNKNOWN, UNKNOWN_WORD
+
+_MARKS = "".join(c for c in map(chr, range(0x10000)) if unicodedata.category(c)[0] in "PS")
+"""Punctuation and symbols."""
 
 WATCHED = 100
 """Where nothing is held out, so many training utterances stand in for validation."""
@@ -71,10 +75,11 @@ def training_splits(settings: DataSettings, seed: int) -> tuple[list[Utterance],
         UsageError: an unknown corpus.
         DataError: a corpus or a split is not there, or holds too little to take a part out of.
     """
-    train, held = own_splits(settings, seed)
-    train = first_of_each_text(train, settings.clips_per_class, seed)
+    own, held = own_splits(settings, seed)
+    train = first_of_each_text(own, settings.clips_per_class, seed)
     train = train + same_words(train, settings)
-    train = with_unknown_words(train, settings)
+    if settings.unknown_words:
+        train = with_unknown_words(train, own, settings, seed)
     return train + other_speech(train, settings, seed), held
 
 
@@ -87,6 +92,8 @@ def own_splits(settings: DataSettings, seed: int) -> tuple[list[Utterance], list
     corpus = choose(CORPORA, settings.corpus, "data.corpus")
     options = corpus_options(corpus, settings)
     found = corpus.read(corpus.locate(settings.root), **options)
+    if without := _without(settings):
+        found = [u for u in found if without.isdisjoint(_words(_said_in(u)))]
     train = [u for u in found if u.split == settings.train_split]
     if not train:
         raise DataError(f"data.train_split: {corpus.name} has no {settings.train_split!r} here")
@@ -172,34 +179,42 @@ def same_words(utterances: Sequence[Utterance], settings: DataSettings) -> list[
 
     known = {word for u in utterances for word in words(u.text)}
     longest = max(u.duration for u in utterances)
+    there = {u.stretch for u in utterances}
     return [
         u
         for name in settings.same_words
         for u in _training_speech(name, "data.same_words")
-        if known.issuperset(words(u.text)) and u.duration <= longest
+        if known.issuperset(words(u.text)) and u.duration <= longest and u.stretch not in there
     ]
 
 
-def with_unknown_words(utterances: Sequence[Utterance], settings: DataSettings) -> list[Utterance]:
+def with_unknown_words(
+    utterances: Sequence[Utterance], own: Sequence[Utterance], settings: DataSettings, seed: int
+) -> list[Utterance]:
     """Add the clips of `settings.unknown_words`, whose words are labels apart from `UNKNOWN`.
 
-    Those in words that are classes keep them. Clips that are there as `UNKNOWN` get their word.
+    Those in words that are classes, in any case, are of these. Clips that are there as `UNKNOWN`
+    get their word, and no other one of one's `own` comes in by this way.
 
     Raises:
         UsageError: an unknown corpus.
         DataError: a corpus or a manifest is not here.
     """
-    if not settings.unknown_words:
-        return list(utterances)
-    known = {u.text for u in utterances}
-    added = {
-        u.key: u if u.text in known else replace(u, text=UNKNOWN_WORD + u.text)
+    known = {u.text.casefold(): u.text for u in utterances}
+    without = _without(settings)
+    labels = {
+        u.stretch: replace(u, text=known.get(u.text.casefold(), UNKNOWN_WORD + u.text))
         for name in settings.unknown_words
         for u in _training_speech(name, "data.unknown_words")
+        if without.isdisjoint(_words(u.text))
     }
-    there = [u for u in utterances if u.text != UNKNOWN or u.key not in added]
-    keys = {u.key for u in there}
-    return there + [u for key, u in added.items() if key not in keys]
+    train = [
+        labels.get(u.stretch, u) if u.text == UNKNOWN and u.audio_filepath else u
+        for u in utterances
+    ]
+    there = {u.stretch for u in (*own, *utterances)}
+    new = [u for stretch, u in labels.items() if stretch not in there]
+    return train + first_of_each_text(new, settings.clips_per_class, seed)
 
 
 def other_speech(
@@ -208,7 +223,7 @@ def other_speech(
     """List speech of other corpora, to be recognised as none of the words of `utterances`.
 
     It comes from their training splits, without utterances that hold one of those words, one of
-    `others_without` or are there already, evenly over the corpora, and none longer than the longest
+    `without_words` or are there already, evenly over the corpora, and none longer than the longest
     of `utterances`: a stretch is cut out.
 
     Raises:
@@ -219,8 +234,8 @@ def other_speech(
         return []
     known = {u.text for u in utterances if not u.text.startswith(UNKNOWN_WORD)}
     words = {word for text in known for word in _words(text)}
-    words.update(*map(_words, settings.others_without))
-    there = {u.key for u in utterances}
+    words |= _without(settings)
+    there = {u.stretch for u in utterances}
     longest = max(u.duration for u in utterances)
     share = settings.others_share
     wanted = round(share / (1 - share) * len(utterances) / len(settings.others))
@@ -229,7 +244,7 @@ def other_speech(
         speech = [
             u
             for u in _training_speech(name, "data.others")
-            if words.isdisjoint(_words(u.text)) and u.key not in there
+            if words.isdisjoint(_words(u.text)) and u.stretch not in there
         ]
         speech = sorted(speech, key=lambda u: _rank(u.key, seed))[:wanted]
         found += [_unknown_stretch(u, longest, seed) for u in speech]
@@ -238,7 +253,19 @@ def other_speech(
 
 def _words(text: str) -> set[str]:
     """Return a text's words, whatever their case and the marks around them."""
-    return set(re.findall(r"\w(?:[\w']*\w)?", text.lower()))
+    words = unicodedata.normalize("NFKC", text).casefold().split()
+    return {word.strip(_MARKS) or word for word in words}
+
+
+def _without(settings: DataSettings) -> set[str]:
+    """Return the words that no training clip may hold."""
+    return {word for text in settings.without_words for word in _words(text)}
+
+
+def _said_in(utterance: Utterance) -> str:
+    """Return what is said in a clip: of an unknown one, the word its folder is called by."""
+    path = Path(utterance.audio_filepath)
+    return path.parent.name if utterance.text == UNKNOWN else utterance.text
 
 
 def _training_speech(name: str, setting: str) -> list[Utterance]:

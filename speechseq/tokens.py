@@ -108,10 +108,9 @@ class Vocabulary:
         Raises:
             KeyError, TypeError: not such values; else as for the class.
         """
-        tokens, words, apart = (
-            tuple(map(str, tree.get(name, ()))) for name in ("tokens", "words", "apart")
-        )
-        return cls(tree["kind"], tokens, words, apart)
+        kind, tokens = tree["kind"], tuple(map(str, tree["tokens"]))
+        words, apart = (tuple(map(str, tree.get(name, ()))) for name in ("words", "apart"))
+        return cls(kind, tokens, words, apart)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the vocabulary as plain JSON values."""
@@ -148,17 +147,20 @@ class Vocabulary:
         return len(self.tokens)
 
     def normalise(self, text: str) -> str:
-        """Return `text` as training, scoring and decoding see it."""
-        return KINDS[self.kind](text)
+        """Return `text` as scoring and decoding see it; a word apart is told as `UNKNOWN`."""
+        text = KINDS[self.kind](text)
+        apart = self.apart and text.startswith(UNKNOWN_WORD)
+        return UNKNOWN if apart else text
 
     def encode(self, text: str) -> list[int]:
-        """Return the token numbers of `text`.
+        """Return the token numbers of `text`; of a word apart, those of its own score.
 
         Raises:
             DataError: `text` cannot be spelt with these tokens; the missing ones are named.
         """
-        units = _split(self.kind, self.normalise(text))
         numbers = self._numbers
+        text = KINDS[self.kind](text)
+        units = _split(self.kind, text if text in numbers else self.normalise(text))
         missing = sorted({unit for unit in units if unit not in numbers or unit == BLANK_TOKEN})
         if missing:
             names = ", ".join(repr(unit) for unit in missing[:5])

@@ -22,6 +22,7 @@ from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recipe_file import read_recipe
 from speechseq.tokens import BLANK_TOKEN, UNKNOWN, Vocabulary
 from speechseq.training.base import (
+    _of_tokens,
     network_of_graph,
     settings_of_base,
     start_from,
@@ -32,7 +33,7 @@ from speechseq.training.checkpoint import FOLDER, PATTERN
 from speechseq.training.encoder import CELLS, SpeechNetwork, parameters
 from speechseq.training.export import export_network, quantise, weights_hash
 from speechseq.training.loop import train
-from speechseq.training.run_folder import METRICS, read_run
+from speechseq.training.run_folder import METRICS, _placed, read_run
 
 TONES = ("high", "low", "mid")
 TOKENS = (BLANK_TOKEN, "high", "low", "mid")
@@ -99,7 +100,7 @@ def test_more_weights_than_one_digit_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_an_8_bit_file_gives_its_rounded_weights(cell: str, tmp_path: Path) -> None:
-    path = exported(tmp_path / "model.onnx", {"layers": 1, "hidden": 32, "cell": cell}, {})
+    path = exported(tmp_path / "model.onnx", {"layers": 1, "hidden": 64, "cell": cell}, {})
     quantise(path, tmp_path / "small.onnx")
     assert (tmp_path / "small.onnx").stat().st_size < 0.8 * path.stat().st_size
     whole, rounded = recovered(path).state_dict(), recovered(tmp_path / "small.onnx").state_dict()
@@ -226,6 +227,22 @@ def test_a_model_file_tells_no_more_of_its_base_than_its_name(
     assert str(tmp_path) not in written and "home" not in written
 
 
+def test_a_model_file_tells_no_more_of_its_manifests_than_their_names() -> None:
+    data = {"others": ["an4", "/home/me/w.jsonl"], "same_words": ["/home/me/x.jsonl"]}
+    recipe = recipe_from_dict({"data": data}, "t")
+    written = metadata(Vocabulary.from_texts("words", ["a"]), recipe, {}, "")["speechseq.recipe"]
+    read = recipe_from_dict(json.loads(written), "its metadata")
+    assert read.data.others == ("an4", "w.jsonl") and read.data.same_words == ("x.jsonl",)
+
+
+def test_a_run_finds_its_manifests_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = recipe_from_dict({"data": {"others": ["an4", "w.jsonl"]}}, "t")
+    assert _placed(recipe).data.others == ("an4", str(tmp_path / "w.jsonl"))
+
+
 # ---- taking weights ----
 
 
@@ -271,6 +288,7 @@ def test_the_head_comes_along_where_the_tokens_are_the_same(pooling: str, classi
         {"tokens": ("high", "new", "newer"), "pooling": "attention"},
         {"pooling": "attention", "attention_heads": 3},
         {"pooling": "attention", "skip_input": True},
+        {"tokens": ("high", "low", "new"), "pooling": "attention", "skip_input": True},
     ],
     ids=str,
 )
@@ -298,6 +316,25 @@ def test_rows_come_along_by_the_names_of_their_tokens(
         for row, token in enumerate(tokens):
             source = theirs[name][TONES.index(token)] if token in TONES else before[name][row]
             assert after[name][row].equal(source)
+
+
+def test_rows_come_to_a_network_on_another_device(classifier: Path) -> None:
+    """As a GPU's: `meta` has no numbers, but refuses to mix with those of the CPU likewise."""
+    theirs, _ = weights_of(str(classifier))
+    own = {name: weight.to("meta") for name, weight in theirs.items()}
+    with pytest.raises(NotImplementedError, match="meta"):  # it went as far as fetching them
+        _of_tokens(theirs, TONES, own, ("high", "low", "new"))
+
+
+def test_a_part_that_ones_own_head_lacks_is_left(tmp_path: Path) -> None:
+    model = {"head": "classify", "pooling": "attention", "skip_input": True}
+    network, recipe, _ = made(model, {})
+    vocabulary, path = Vocabulary("classes", TONES), tmp_path / "base.onnx"
+    network = randomise(SpeechNetwork(recipe, vocabulary.told_as).eval())
+    export_network(network, recipe, vocabulary, path, card={})
+    _, after, note = started(path, tokens=("high", "low", "new"), pooling="attention")
+    assert "head.output.input.weight" not in after
+    assert note.endswith("of its head 2 of 3 tokens")
 
 
 def test_words_apart_are_told_as_unknown_and_come_back(classifier: Path, tmp_path: Path) -> None:

@@ -378,6 +378,7 @@ def test_hidden_files_are_no_clips(tmp_path: Path) -> None:
     tone(tmp_path / "On" / "a.wav")
     (tmp_path / "On" / "._a.wav").write_bytes(b"\0\5\x16\7")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / ".DS_Store").touch()
     assert [u.text for u in CORPORA["folder"].read(tmp_path)] == ["On"]
 
 

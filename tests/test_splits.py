@@ -24,6 +24,7 @@ from speechseq.manifest import (
 from speechseq.recipe import DataSettings
 from speechseq.splits import (
     WATCHED,
+    _words,
     corpus_options,
     first_of_each_text,
     hold_out,
@@ -31,6 +32,7 @@ from speechseq.splits import (
     other_speech,
     same_words,
     training_splits,
+    with_unknown_words,
 )
 from speechseq.tokens import UNKNOWN
 
@@ -307,7 +309,7 @@ def test_words_apart_are_none_of_ones_own(around: Path) -> None:
 
 
 def test_other_speech_leaves_out_words_that_are_to_be_new(around: Path) -> None:
-    settings = dataclasses.replace(others("speech_commands"), others_without=("Bed", "cat"))
+    settings = dataclasses.replace(others("speech_commands"), without_words=("Bed", "cat"))
     found = other_speech(words(50), settings, 0)
     assert {Path(u.audio_filepath).parent.name for u in found} == {"yes", "no"}
 
@@ -338,6 +340,49 @@ def test_manifests_train_on_training_speech_alone_cut_to_length(around: Path) ->
         other_speech(words(9), others(str(around / "words.jsonl")), 0)
 
 
+def test_files_of_one_name_are_not_taken_for_one(tmp_path: Path) -> None:
+    def clips(folder: str, text: str) -> list[Utterance]:
+        names = [str(tmp_path / folder / "wavs" / f"{n}.wav") for n in range(5)]
+        return [Utterance(name, 0.5, text, split="train") for name in names]
+
+    path = str(tmp_path / "words.jsonl")
+    write_manifest(path, [*clips("a", "cat"), *clips("b", "dog")])
+    own = clips("own", "yes")
+    settings = dataclasses.replace(others(path, share=0.9), unknown_words=(path,))
+    texts = Counter(u.text for u in with_unknown_words(own, own, settings, 0))
+    assert texts == {"yes": 5, "_unknown_:cat": 5, "_unknown_:dog": 5}
+    assert len(other_speech(own, settings, 0)) == 10
+    # What is one's own comes in by no other way.
+    write_manifest(path, [*own, *clips("c", "YES")])
+    assert len(with_unknown_words(own[:2], own, settings, 0)) == 7
+    assert {u.text for u in with_unknown_words(own, own, settings, 0)} == {"yes"}
+    assert len(same_words(own, dataclasses.replace(settings, same_words=(path,)))) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Yes, please.", {"yes", "please"}),
+        ("हाँ मैं", {"हाँ", "मैं"}),
+        ("don’t STOP!", {"don’t", "stop"}),
+        ("cafe\u0301", {"café"}),
+        ("+ -", {"+", "-"}),
+        ("", set()),
+    ],
+)
+def test_words_of_a_text(text: str, found: set[str]) -> None:
+    assert _words(text) == found
+
+
+def test_words_never_to_be_heard_are_in_no_training(around: Path) -> None:
+    """Neither as classes nor as unknown ones of the corpus itself."""
+    settings = DataSettings(corpus="speech_commands", without_words=("bed",), tokens="classes")
+    for more in ({}, {"words": ("yes",), "unknown": True}):
+        for part in training_splits(dataclasses.replace(settings, **more), 0):
+            assert "bed" not in {Path(u.audio_filepath).parent.name for u in part}
+            assert {"yes"} < {Path(u.audio_filepath).parent.name for u in part}
+
+
 def test_unknown_words_are_learnt_by_themselves(around: Path) -> None:
     settings = DataSettings(
         corpus="speech_commands",
@@ -354,6 +399,8 @@ def test_unknown_words_are_learnt_by_themselves(around: Path) -> None:
     assert len({u.key for u in train}) == len(train)
     spoken = {u.text for u in CORPORA["synthetic_words"].utterances("train")}
     assert all(f"_unknown_:{word}" in texts for word in spoken - {"yes"})
+    few = training_splits(dataclasses.replace(settings, clips_per_class=2), 0)[0]
+    assert max(Counter(u.text for u in few).values()) <= 4, "two of one's own, two others"
     plain = training_splits(dataclasses.replace(settings, unknown_words=()), 0)
     assert held == plain[1]
     assert {UNKNOWN, "yes"} == {u.text for u in plain[0]}

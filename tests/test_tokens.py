@@ -226,6 +226,8 @@ def test_words_apart_are_told_as_unknown() -> None:
     assert vocabulary.told_as == (0, 1, 2, 1, 1)
     assert vocabulary.names == ("_silence_", UNKNOWN, "up", "a", "b")
     assert vocabulary.encode("_unknown_:b") == [4]
+    assert vocabulary.encode("_unknown_:other") == vocabulary.encode(UNKNOWN) == [1]
+    assert vocabulary.normalise("_unknown_:b") == UNKNOWN
     assert Vocabulary.from_dict(vocabulary.to_dict()) == vocabulary
     assert Vocabulary.from_texts("classes", ["up", UNKNOWN]).told_as == (0, 1)
 

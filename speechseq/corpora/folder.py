@@ -34,7 +34,7 @@ def read(place: Path) -> list[Utterance]:
     for parent in splits or [place]:
         for label in folders_in(parent):
             clips = {} if label.name == NOISE else clips_in(label)
-            if label.name != NOISE and not clips and any(label.iterdir()):
+            if label.name != NOISE and not clips and any(x.name[0] != "." for x in label.iterdir()):
                 raise DataError(
                     f"{label}: holds no clips of {', '.join(SUFFIXES)}, but other things; put the "
                     f"clips right into it, or move it away"

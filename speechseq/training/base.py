@@ -106,9 +106,11 @@ def _of_tokens(
     found = {name: weight for name, weight in theirs.items() if not name.startswith(AUXILIARY)}
     for name in [name for name in found if name.startswith(ROWS)]:
         weight = found.pop(name)
+        if name not in own:
+            continue  # the base's output has a part that one's own has not
         if pairs and len(pairs) >= SHARED * len(wanted) and weight.shape[1:] == own[name].shape[1:]:
             to, of = (torch.tensor(rows) for rows in zip(*pairs, strict=True))
-            found[name] = own[name].index_copy(0, to, weight[of])
+            found[name] = own[name].cpu().index_copy(0, to, weight[of])
     return found
 
 

@@ -86,6 +86,7 @@ def _axes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
         for tensor in model.graph.initializer
         if tensor.name in used
         and tensor.data_type == TensorProto.FLOAT
+        and len(tensor.dims) > 1  # a bias is no weight
         and int(np.prod(tensor.dims)) >= LEAST
     }
 

@@ -226,7 +226,7 @@ def listed(
     vocabulary = vocabulary or vocabulary_of(recipe, utterances)
     with world.first_here():
         split = make_split(recipe, vocabulary, utterances, recipe.augment.speeds, show)
-        validation = make_split(recipe, vocabulary, held, (1.0,), show)
+        validation = make_split(recipe, vocabulary, held, (1.0,), show, told=True)
     split = drop_infeasible(recipe, split, note)
     data = TrainingData(
         split.utterances,

@@ -148,12 +148,18 @@ def make_split(
     utterances: Sequence[Utterance],
     speeds: Sequence[float],
     show: Progress,
+    *,
+    told: bool = False,
 ) -> Split:
-    """Spell the texts (a text that cannot be spelt stops here, by name), then get the log-mels."""
+    """Spell the texts (a text that cannot be spelt stops here, by name), then get the log-mels.
+
+    With `told` words apart are labelled as what they are told as: to be measured, not learnt.
+    """
     labels = []
     for utterance in utterances:
         try:
-            labels.append(vocabulary.encode(utterance.text))
+            text = vocabulary.normalise(utterance.text) if told else utterance.text
+            labels.append(vocabulary.encode(text))
         except DataError as error:
             raise DataError(f"{utterance.audio_filepath}: {error}") from None
     log_mels = cached_log_mels(

@@ -16,6 +16,7 @@ import yaml
 from speechseq import __version__
 from speechseq.errors import DataError, ModelError
 from speechseq.files import atomic_write
+from speechseq.manifest import MANIFEST
 from speechseq.model_file import (
     RUN_DATA,
     RUN_METRICS,
@@ -24,7 +25,7 @@ from speechseq.model_file import (
     RUN_WEIGHTS,
     bundled_names,
 )
-from speechseq.recipe import Recipe
+from speechseq.recipe import MANIFEST_SETTINGS, DataSettings, Recipe
 from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recogniser import Recogniser
 from speechseq.tokens import Vocabulary
@@ -105,11 +106,21 @@ def _placed(recipe: Recipe) -> Recipe:
     data, training = recipe.data, recipe.training
     return dataclasses.replace(
         recipe,
-        data=dataclasses.replace(data, root=_place(data.root), noise=_place(data.noise)),
+        data=dataclasses.replace(
+            data, root=_place(data.root), noise=_place(data.noise), **_manifests(data)
+        ),
         training=dataclasses.replace(
             training, base=_model_place(training.base), teacher=_model_place(training.teacher)
         ),
     )
+
+
+def _manifests(data: DataSettings) -> dict[str, Any]:
+    """Return the settings that name corpora or manifests, these by their places."""
+    return {
+        setting: tuple(_place(n) if n.endswith(MANIFEST) else n for n in getattr(data, setting))
+        for setting in MANIFEST_SETTINGS
+    }
 
 
 def _place(name: str) -> str:

@@ -262,7 +262,7 @@ def streamed(
     vocabulary = vocabulary or vocabulary_of_index(recipe, index)
     with world.first_here():
         held = load_split(recipe.data, recipe.data.validation_split, recipe.seed)
-        validation = make_split(recipe, vocabulary, held, (1.0,), show)
+        validation = make_split(recipe, vocabulary, held, (1.0,), show, told=True)
     noises = noise_log_mels(recipe, CORPORA[recipe.data.corpus])
     data = StreamData(index, vocabulary, noises, recipe, world.size, world.gather, note)
     says = [
@@ -286,6 +286,7 @@ def streamed(
 NOT_STREAMED = (
     ("data", "others"),
     ("data", "same_words"),
+    ("data", "unknown_words"),
     ("data", "clips_per_class"),
     ("augment", "splice"),
     ("augment", "noise_alone"),
