@@ -1,6 +1,6 @@
 """Build a bundled model: train its recipe, measure it, and export it with its card.
 
-    python scripts/build_models.py digits [--run runs/digits]
+    python scripts/build_models.py digits [--run runs/digits_in_noise]
 
 An existing run folder is taken as it is. Writes speechseq/models/NAME.onnx and NAME.md.
 """
@@ -55,7 +55,7 @@ class Source:
 SOURCES = {
     "digits": Source("fsdd/digits_in_noise", "test"),
     "digits-live": Source("fsdd/one_direction", "test"),
-    "commands-en": Source("speech_commands/nine_classes", "canonical-test"),
+    "commands-en": Source("speech_commands/nine_classes", "canonical-test", int8=True),
     "commands-ar": Source("arabic_speech_commands/commands", "validation"),
     "commands-ar-small": Source("arabic_speech_commands/small", "validation"),
     "commands-ar-tiny": Source("arabic_speech_commands/tiny", "validation"),
@@ -121,10 +121,11 @@ def main() -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("name", choices=sorted(SOURCES))
-    parser.add_argument("--run", type=Path, help="run folder (default: runs/NAME)")
+    parser.add_argument("--run", type=Path, help="run folder (default: that of the recipe)")
     arguments = parser.parse_args()
     with one_line_errors():
-        build(arguments.name, arguments.run or ROOT / "runs" / arguments.name)
+        own = read_recipe(SOURCES[arguments.name].recipe).name
+        build(arguments.name, arguments.run or ROOT / "runs" / own)
     return 0
 
 
