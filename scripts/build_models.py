@@ -55,7 +55,7 @@ class Source:
 SOURCES = {
     "digits": Source("fsdd/digits_in_noise", "test"),
     "digits-live": Source("fsdd/one_direction", "test"),
-    "commands-en": Source("speech_commands/nine_classes", "canonical-test", int8=True),
+    "commands-en": Source("speech_commands/nine_classes", "canonical-test"),
     "commands-ar": Source("arabic_speech_commands/commands", "validation"),
     "commands-ar-small": Source("arabic_speech_commands/small", "validation"),
     "commands-ar-tiny": Source("arabic_speech_commands/tiny", "validation"),

@@ -31,7 +31,12 @@ LAYOUT_HAS = {
     "an4": ["data.validation_speakers=1", "data.same_words=[]"],
     "arabic_speech_commands": ["training.teacher=''"],
     "fsdd": ["data.same_words=[]"],
-    "speech_commands": ["data.words=['yes', 'no']", "data.others=[]", "data.unknown_words=[]"],
+    "speech_commands": [
+        "data.words=['yes', 'no']",
+        "data.others=[]",
+        "data.same_words=[]",
+        "data.unknown_words=[]",
+    ],
 }
 """What the small trees of layouts.py have instead of what a recipe asks for."""
 

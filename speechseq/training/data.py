@@ -174,7 +174,7 @@ class TrainingData:
         return examples + self._splices(chosen, rng) + [[] for _ in range(alone)]
 
     def _splices(self, chosen: np.ndarray, rng: np.random.Generator) -> list[Example]:
-        """Pair utterances of two different words, some apart, to be spliced to clips of none."""
+        """Pair utterances of two different words, to be spliced to clips of none."""
         count = round(self.recipe.augment.splice * len(chosen))
         if not count:
             return []

@@ -139,7 +139,8 @@ def none_of(recipe: Recipe, vocabulary: Vocabulary) -> list[int]:
         raise DataError(
             f"augment.splice: makes clips of class {UNKNOWN}; there is none, set it to 0"
         )
-    return [vocabulary.tokens.index(name) for name in NO_TEXT if name in vocabulary.tokens]
+    told = [vocabulary.tokens.index(name) for name in NO_TEXT if name in vocabulary.tokens]
+    return [*told, *range(len(vocabulary), len(vocabulary.told_as))]
 
 
 def make_split(
