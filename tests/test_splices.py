@@ -135,3 +135,8 @@ def test_words_apart_share_what_unknown_has() -> None:
         [sum(n % 6 in (1, 4, 5) for n in range(40)) / 40] * 3
     )
     assert float(shares[:4].sum()) == pytest.approx(1.0)
+
+
+def test_words_apart_are_none_of_the_words() -> None:
+    vocabulary = dataclasses.replace(CLASSES, apart=("_unknown_:cuff", "_unknown_:cup"))
+    assert none_of(recipe(0.1), vocabulary) == [1, 0, 4, 5], "unknown first, none is spliced"
