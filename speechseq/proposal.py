@@ -168,16 +168,11 @@ def split(utterances: Sequence[Utterance]) -> tuple[list[Utterance], str]:
     if enough and len(known) >= KNOWN_SHARE * len(rest):
         parted = _by_speaker(rest, held) + others
         if {u.split for u in parted}.issuperset(held):
-            apart = not _heard_twice(parted)
+            heard = {(u.speaker, u.split) for u in parted if u.speaker}
+            apart = len(heard) == len({speaker for speaker, _ in heard})
             return parted, "by speakers" + (": none is heard in two splits" if apart else "")
         return _by_text(rest, held) + others, "evenly over the texts; each speaker has texts alone"
     return _by_text(rest, held) + others, "evenly over the texts; speakers are not known"
-
-
-def _heard_twice(utterances: Sequence[Utterance]) -> set[str]:
-    """Name the speakers of more than one split."""
-    pairs = {(u.speaker, u.split) for u in utterances if u.speaker}
-    return {speaker for speaker, count in Counter(s for s, _ in pairs).items() if count > 1}
 
 
 def _split_name(utterance: Utterance) -> str:

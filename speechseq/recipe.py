@@ -41,10 +41,10 @@ class DataSettings:
     `others` are corpora, or manifests (files ending in .jsonl), whose training speech is to be
     recognised as none of the words: as the class `_unknown_`, or as no text; so many of their clips
     as make `others_share` of all. No utterance that holds one of `without_words` is learnt from or
-    chosen by: they are to be measured as words never heard. `same_words` are
-    corpora or manifests whose training speech is learnt from, too, where it is of the same classes,
-    or of no other words. `unknown_words` are corpora or manifests of single words: each that is
-    none of the classes is learnt by itself, and told as `_unknown_`; the others are same words.
+    chosen by: they are to be measured as words never heard. `same_words` are corpora or manifests
+    whose training speech is learnt from, too, where it is of the same classes, or of no other
+    words. `unknown_words` are corpora or manifests of single words: each that is none of the
+    classes is learnt by itself, and told as `_unknown_`; the others are same words.
     `clips_per_class` takes no more than so many training clips of each text; 0 takes all. `noise`
     is a folder of recordings to mix in, beside the corpus' own where it has any.
     """

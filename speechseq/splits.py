@@ -16,9 +16,6 @@ from speechseq.manifest import MANIFEST, Corpus, Utterance, rank_of, read_manife
 from speechseq.recipe import DataSettings
 from speechseq.tokens import NO_TEXT, UNKNOWN, UNKNOWN_WORD
 
-_MARKS = "".join(c for c in map(chr, range(0x10000)) if unicodedata.category(c)[0] in "PS")
-"""Punctuation and symbols."""
-
 WATCHED = 100
 """Where nothing is held out, so many training utterances stand in for validation."""
 
@@ -177,6 +174,8 @@ def same_words(utterances: Sequence[Utterance], settings: DataSettings) -> list[
     def words(text: str) -> list[str]:
         return [text] if settings.tokens == "classes" else text.split()
 
+    if not settings.same_words:
+        return []
     known = {word for u in utterances for word in words(u.text)}
     longest = max(u.duration for u in utterances)
     there = {u.stretch for u in utterances}
@@ -254,7 +253,13 @@ def other_speech(
 def _words(text: str) -> set[str]:
     """Return a text's words, whatever their case and the marks around them."""
     words = unicodedata.normalize("NFKC", text).casefold().split()
-    return {word.strip(_MARKS) or word for word in words}
+    return {_bare(word) for word in words}
+
+
+def _bare(word: str) -> str:
+    """Return a word without the punctuation and symbols at its ends, unless it is nothing else."""
+    said = [n for n, mark in enumerate(word) if unicodedata.category(mark)[0] not in "PS"]
+    return word[said[0] : said[-1] + 1] if said else word
 
 
 def _without(settings: DataSettings) -> set[str]:

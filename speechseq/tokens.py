@@ -140,8 +140,7 @@ class Vocabulary:
     @property
     def told_as(self) -> tuple[int, ...]:
         """The token that each of the network's scores is told as; its own, but for `apart`."""
-        own = range(len(self.tokens))
-        return (*own, *[self.tokens.index(UNKNOWN)] * len(self.apart)) if self.apart else (*own,)
+        return (*range(len(self.tokens)), *(self.tokens.index(UNKNOWN) for _ in self.apart))
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -32,9 +32,9 @@ def read(place: Path) -> list[Utterance]:
         raise DataError(f"{place}: {odd!r} lies beside {splits[0].name!r}; move it into a split")
     found = []
     for parent in splits or [place]:
-        for label in folders_in(parent):
-            clips = {} if label.name == NOISE else clips_in(label)
-            if label.name != NOISE and not clips and any(x.name[0] != "." for x in label.iterdir()):
+        for label in (path for path in folders_in(parent) if path.name != NOISE):
+            clips = clips_in(label)
+            if not clips and any(path.name[0] != "." for path in label.iterdir()):
                 raise DataError(
                     f"{label}: holds no clips of {', '.join(SUFFIXES)}, but other things; put the "
                     f"clips right into it, or move it away"

@@ -84,10 +84,9 @@ def start_from(
     new = () if same else (HEAD, AUXILIARY)
     taken = {name: weight for name, weight in fits.items() if not name.startswith(new)}
     network.load_state_dict({**own, **taken})
-    shared = len(set(known) & set(wanted))
     says = "its head too" if same else "the head is new"
     if same and known != wanted:
-        says = f"of its head {shared} of {len(wanted)} tokens"
+        says = f"of its head {len(set(known) & set(wanted))} of {len(wanted)} tokens"
     note(f"base {recipe.training.base}: {len(taken)} of {len(own)} tensors taken, {says}")
 
 
