@@ -95,6 +95,14 @@ def tones(tmp_path: Path) -> Path:
     return manifest
 
 
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three folders of shards, of the same clips."""
+    from sharded import written
+
+    return written(tmp_path_factory.mktemp("shards"))
+
+
 RECIPE = """
 name: tones
 data: {{corpus: jsonl, root: "{root}", tokens: {tokens}}}
