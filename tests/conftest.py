@@ -103,6 +103,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return written(tmp_path_factory.mktemp("shards"))
 
 
+@pytest.fixture(scope="module")
+def client():
+    """A client of a server in this process, of two models."""
+    from served import LEFT_RIGHT, RIGHT, serving
+
+    with serving(LEFT_RIGHT, RIGHT) as made:
+        yield made
+
+
 RECIPE = """
 name: tones
 data: {{corpus: jsonl, root: "{root}", tokens: {tokens}}}

@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import soundfile
+from starlette.testclient import TestClient
 
 from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recogniser import Recogniser
@@ -20,6 +21,7 @@ from speechseq.server.app import build_app
 from speechseq.server.forms import boundary_of
 from speechseq.server.limits import Limits
 from speechseq.server.listening import build_server, listen, serve
+from speechseq.server.service import Service
 from speechseq.tokens import BLANK_TOKEN, Vocabulary
 
 RATE = 8000
@@ -88,3 +90,37 @@ def live(
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@contextmanager
+def serving(
+    *recognisers: Recogniser, token: str | None = None, **limits: Any
+) -> Iterator[TestClient]:
+    """A client of an application, whose models are called a, b, …."""
+    named = dict(zip("abc", recognisers or (LEFT_RIGHT,), strict=False))
+    app = build_app(named, Limits(**limits), token=token)
+    with TestClient(app, raise_server_exceptions=True, headers=HERE) as client:
+        yield client
+
+
+def service_of(client: TestClient) -> Service:
+    app: Any = client.app
+    return app.state.service
+
+
+def post(client: TestClient, file: bytes = CLIP, **fields: Any) -> httpx2.Response:
+    return client.post(PATH, files={"file": ("clip.wav", file)}, data=fields)
+
+
+def refused(response: httpx2.Response, status: int, code: str) -> str:
+    """Expect an error in OpenAI's shape, and return its message."""
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == code
+    assert "\n" not in error["message"]
+    assert str(ROOT) not in response.text
+    return error["message"]

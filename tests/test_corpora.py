@@ -11,12 +11,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import COMMANDS, LAYOUTS, make_layout, pack, text, tone
+from layouts import LAYOUTS, make_layout, pack, text, tone
 
 from speechseq.archives import fetch
 from speechseq.cli import main
@@ -24,10 +23,9 @@ from speechseq.corpora import CORPORA
 from speechseq.corpora.an4 import parse_transcript
 from speechseq.corpora.clips import clips_in, stem
 from speechseq.errors import AudioError, DataError, UsageError
-from speechseq.manifest import CORPORA_VARIABLE, Utterance, read_utterance, shared_audio
+from speechseq.manifest import CORPORA_VARIABLE, Utterance, shared_audio
 
 DOWNLOADED = [name for name, corpus in CORPORA.items() if corpus.archives]
-SPEECH_COMMANDS = ("speech_commands", "speech_commands_v0.01")
 
 COUNTS = {
     "fsdd": {"train": 60, "test": 40},
@@ -260,181 +258,6 @@ def test_librispeech_reads_chapters(tmp_path: Path) -> None:
     assert {u.speaker for u in found} == {"20"}
     with pytest.raises(UsageError, match="no split 'test'"):
         CORPORA["librispeech"].utterances("test", root=place)
-
-
-# --- speech_commands -------------------------------------------------------------------------
-
-
-def commands(place: Path, **options: object) -> Counter[tuple[str, str]]:
-    found = CORPORA["speech_commands"].read(place, **options)
-    return Counter((u.split, u.text) for u in found)
-
-
-@pytest.mark.parametrize("name", SPEECH_COMMANDS)
-def test_speech_commands_follow_the_lists(name: str, tmp_path: Path) -> None:
-    found = CORPORA[name].read(make_layout(name, tmp_path))
-    official = [u for u in found if u.split != "canonical-test"]
-    assert {u.text for u in official} == set(COMMANDS)
-    by_split = {split: {u.speaker for u in official if u.split == split} for split in splits(found)}
-    assert by_split["validation"] == {"3d4e5f60"} and by_split["test"] == {"4e5f6071"}
-    assert len(by_split["train"]) == 3
-
-
-def test_speech_commands_of_some_words(tmp_path: Path) -> None:
-    found = commands(make_layout("speech_commands", tmp_path), words=("yes", "no"))
-    assert {label for _, label in found} == {"yes", "no"}
-    assert found["train", "yes"] == 6 and found["canonical-test", "no"] == 1
-
-
-def test_speech_commands_with_unknown_and_silence(tmp_path: Path) -> None:
-    place = make_layout("speech_commands", tmp_path)
-    found = commands(place, words=("yes", "no"), unknown=True, silence=True)
-    # Train: all unknown clips there are, and for silence twice the 6 clips a known word has;
-    # elsewhere a tenth of 4 or 12 clips, rounded up.
-    assert found["train", "_unknown_"] == 12 and found["train", "_silence_"] == 12
-    for split in ("validation", "test"):
-        assert found[split, "_unknown_"] == 1 and found[split, "_silence_"] == 1
-    assert found["canonical-test", "_unknown_"] == 1 and found["canonical-test", "_silence_"] == 1
-
-
-def test_unknown_is_never_a_known_word(tmp_path: Path) -> None:
-    place = make_layout("speech_commands", tmp_path)
-    options = {"words": ("yes", "no"), "unknown": True}
-    found = CORPORA["speech_commands"].read(place, **options)
-    unknown = [u for u in found if u.text == "_unknown_" and u.split != "canonical-test"]
-    assert {Path(u.audio_filepath).parent.name for u in unknown} <= {"bed", "cat"}
-    canonical = [u for u in found if u.text == "_unknown_" and u.split == "canonical-test"]
-    assert [u.speaker for u in canonical] == ["4e5f6071"]
-
-
-def test_choice_of_unknown_does_not_hang_on_the_suffix(tmp_path: Path) -> None:
-    place = make_layout("speech_commands", tmp_path)
-
-    def chosen() -> list[str]:
-        found = CORPORA["speech_commands"].read(place, words=("yes",), unknown=True)
-        return [u.key for u in found if u.text == "_unknown_" and u.split == "validation"]
-
-    before = chosen()
-    for clip in (place / "bed").iterdir():
-        tone(clip.with_suffix(".flac"))
-        clip.unlink()
-    assert chosen() == before and len(before) == 1
-
-
-def test_silence_of_the_splits_does_not_overlap(tmp_path: Path) -> None:
-    place = make_layout("speech_commands", tmp_path)
-    for word in COMMANDS:
-        for number in range(60):
-            tone(place / word / f"{number:08x}_nohash_0.wav")
-    found = CORPORA["speech_commands"].read(place, silence=True)
-    silence = [u for u in found if u.text == "_silence_" and u.split != "canonical-test"]
-    train = [u for u in silence if u.split == "train"]
-    assert len(train) == 132 and sum(not u.audio_filepath for u in train) == 14
-    assert all(u.duration == 1.0 for u in silence)
-    bounds = {"train": (0, 16), "validation": (16, 18), "test": (18, 20)}
-    for utterance in silence:
-        if utterance.audio_filepath:
-            first, last = bounds[utterance.split]
-            assert first <= utterance.offset and utterance.offset + 1 <= last
-    assert len({u.key for u in train if u.audio_filepath}) == 118
-    noises = [np.sqrt(np.mean(read_utterance(u, 16000) ** 2)) for u in train if u.audio_filepath]
-    levels = np.sort(20 * np.log10(noises))
-    assert np.abs(levels - np.linspace(-80, -10, len(levels))).max() < 5  # evenly spread, in dB
-
-
-def test_speech_commands_refusals(tmp_path: Path) -> None:
-    place = make_layout("speech_commands", tmp_path)
-    with pytest.raises(UsageError, match=r"no word 'yess' .*did you mean 'yes'"):
-        commands(place, words=("yess",))
-    with pytest.raises(UsageError, match="unknown: needs words"):
-        commands(place, unknown=True)
-    for clip in (place / "_background_noise_").iterdir():
-        clip.unlink()
-    with pytest.raises(DataError, match="_background_noise_: no noise long enough"):
-        commands(place, silence=True)
-    (place / "validation_list.txt").unlink()
-    with pytest.raises(DataError, match=r"validation_list.txt: cannot be read"):
-        commands(place)
-
-
-# --- one's own data --------------------------------------------------------------------------
-
-
-def test_folder_without_splits_is_train(tmp_path: Path) -> None:
-    tone(tmp_path / "On" / "a.wav")
-    tone(tmp_path / "test" / "b.flac")  # a class that happens to be called test
-    found = CORPORA["folder"].read(tmp_path)
-    assert {(u.text, u.split) for u in found} == {("On", "train"), ("test", "train")}
-
-
-def test_folder_of_splits_and_classes_is_refused(tmp_path: Path) -> None:
-    tone(tmp_path / "train" / "On" / "a.wav")
-    tone(tmp_path / "Off" / "a.wav")
-    with pytest.raises(DataError, match="'Off' lies beside 'train'"):
-        CORPORA["folder"].read(tmp_path)
-
-
-def test_hidden_files_are_no_clips(tmp_path: Path) -> None:
-    tone(tmp_path / "On" / "a.wav")
-    (tmp_path / "On" / "._a.wav").write_bytes(b"\0\5\x16\7")
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / ".DS_Store").touch()
-    assert [u.text for u in CORPORA["folder"].read(tmp_path)] == ["On"]
-
-
-def test_a_class_whose_clips_lie_deeper_is_refused(tmp_path: Path) -> None:
-    tone(tmp_path / "On" / "a.wav")
-    tone(tmp_path / "Off" / "ann" / "a.wav")
-    with pytest.raises(DataError, match=r"Off: holds no clips of \.wav.*put the clips right into"):
-        CORPORA["folder"].read(tmp_path)
-
-
-def test_csv_stretches(tmp_path: Path) -> None:
-    tone(tmp_path / "a.wav", seconds=2.0)
-    rows = ["path,text,offset,duration", "a.wav,go,0.5,0.25", "a.wav,on,1.5,", "a.wav,off,,"]
-    text(tmp_path / "mine.csv", rows)
-    found = [(u.text, u.offset, u.duration) for u in CORPORA["csv"].read(tmp_path / "mine.csv")]
-    assert found == [("go", 0.5, 0.25), ("on", 1.5, 0.5), ("off", 0.0, 2.0)]
-
-
-@pytest.mark.parametrize("where", ["audio_filepath", "path", "file"])
-@pytest.mark.parametrize("what", ["text", "transcript", "label", "class"])
-def test_csv_columns(where: str, what: str, tmp_path: Path) -> None:
-    tone(tmp_path / "a.wav")
-    text(tmp_path / "mine.csv", [f"split,{where},{what}", ",a.wav,go", "test,a.wav,stop"])
-    found = CORPORA["csv"].read(tmp_path / "mine.csv")
-    assert [(u.text, u.split, u.duration) for u in found] == [
-        ("go", "train", 1.0),
-        ("stop", "test", 1.0),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        (["path,words", "a.wav,go"], "no column text or transcript"),
-        (["name,text", "a.wav,go"], "no column audio_filepath or path"),
-        (["path,text"], "holds no rows"),
-        (["path,text", "a.wav"], "row 2 does not fit"),
-        (["path,text", "a.wav,go,on"], "row 2 does not fit"),
-        (["path,text", 'a.wav,"go'], "not a CSV"),
-        (["path,text,offset", "a.wav,go,1s"], "row 2 has offset '1s'; write seconds from 0 on"),
-        (["path,text,duration", "a.wav,go,-1"], "row 2 has duration '-1'; write seconds"),
-    ],
-)
-def test_csv_refusals(lines: list[str], message: str, tmp_path: Path) -> None:
-    tone(tmp_path / "a.wav")
-    text(tmp_path / "mine.csv", lines)
-    with pytest.raises(DataError, match=message):
-        CORPORA["csv"].read(tmp_path / "mine.csv")
-
-
-def test_jsonl_split_of_a_line_counts(tmp_path: Path) -> None:
-    tone(tmp_path / "a.wav", seconds=1.5)
-    line = '{"audio_filepath": "a.wav", "duration": 0, "text": "go", "offset": 0.5'
-    text(tmp_path / "mine.jsonl", [line + "}", line + ', "split": "test"}'])
-    found = CORPORA["jsonl"].read(tmp_path / "mine.jsonl")
-    assert [(u.split, u.duration) for u in found] == [("train", 1.0), ("test", 1.0)]
 
 
 # --- clips -----------------------------------------------------------------------------------

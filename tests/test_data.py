@@ -17,13 +17,7 @@ from speechseq.recipe_checks import recipe_from_dict
 from speechseq.tokens import BLANK_TOKEN, NO_TEXT
 from speechseq.training.data import Share, TrainingData, collate, validation_batches
 from speechseq.training.feature_cache import LogMels
-from speechseq.training.preflight import (
-    Split,
-    drop_infeasible,
-    lack_of,
-    space_of,
-    vocabulary_of,
-)
+from speechseq.training.preflight import Split, drop_infeasible, lack_of, space_of, vocabulary_of
 
 
 def recipe(**sections: object) -> Recipe:

@@ -7,14 +7,7 @@ import os
 
 import pytest
 
-from speechseq.outputs import (
-    CUE_LETTERS,
-    CUE_PAUSE_SECONDS,
-    CUE_SECONDS,
-    WRITERS,
-    cue_text,
-    cues,
-)
+from speechseq.outputs import CUE_LETTERS, CUE_PAUSE_SECONDS, CUE_SECONDS, WRITERS, cue_text, cues
 from speechseq.recogniser import Recognition, Word
 
 RECOGNITION = Recognition(
