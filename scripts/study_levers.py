@@ -78,6 +78,7 @@ STUDIES = {
             "no vocal-tract warps": ("augment.vocal_tract=0",),
             "no reverberation": ("augment.reverberation_probability=0",),
             "no noise": ("augment.noise_probability=0",),
+            "a filter of its own for each clip": ("augment.filter_db=5",),
             "no averaged weights": ("training.ema=0",),
             "two views that agree, half the epochs": (
                 "training.consistency=0.5", "training.epochs=20",
@@ -109,6 +110,7 @@ STUDIES = {
             "stacked frames in place of convolutions": ("model.front_end=stack",),
             "vocal-tract warps of 12 % in place of 6": ("augment.vocal_tract=0.12",),
             "reverberation": ("augment.reverberation_probability=0.3",),
+            "a filter of its own for each string": ("augment.filter_db=5",),
             "batches of 32": ("training.batch=32",),
             "no averaged weights": ("training.ema=0",),
         },

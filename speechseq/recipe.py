@@ -181,7 +181,8 @@ class AugmentSettings:
     up to `join_overlap_seconds`. Half of the ends lose up to `cut_seconds` of their sound, a tenth
     of the clip at most. Up to `margin_seconds` of silence are put before and behind.
     `reverberation_probability` of the utterances sound as in a room, whose reverberation time is
-    up to `reverberation_seconds`.
+    up to `reverberation_seconds`. Each utterance comes through a microphone of its own: a filter
+    whose gains over six bands, smooth between them, have a standard deviation of `filter_db`.
     `splice` adds so many examples for each utterance that are none of the words: the first half of
     one and the second half of another (classes with `_unknown_` only). `mixup` is the alpha of the
     Beta distribution from which comes how much of another clip each one holds, its class likewise
@@ -205,6 +206,7 @@ class AugmentSettings:
     margin_seconds: float = 0.0
     reverberation_probability: float = 0.0
     reverberation_seconds: float = 0.6
+    filter_db: float = 0.0
     shift_seconds: float = 0.0
     gain_db: float = 0.0
     noise_probability: float = 0.0

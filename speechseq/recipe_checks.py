@@ -66,6 +66,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "augment.margin_seconds": (0.0, 10.0),
     "augment.reverberation_probability": (0.0, 1.0),
     "augment.reverberation_seconds": (0.05, 10.0),
+    "augment.filter_db": (0.0, 30.0),
     "augment.shift_seconds": (0.0, 10.0),
     "augment.gain_db": (0.0, 60.0),
     "augment.noise_probability": (0.0, 1.0),

@@ -17,7 +17,6 @@ from speechseq.recipe import AugmentSettings, FeatureSettings
 from speechseq.training.augment import (
     ALONE_SECONDS,
     FILTER_BANDS,
-    FILTER_DB,
     LOG_PER_DECIBEL,
     augment,
     change_speed,
@@ -106,9 +105,11 @@ def test_mixing_log_mels_is_mixing_sounds(asked: float) -> None:
     assert (mixed >= one - 1e-6).all(), "adding power never lowers a band"
 
 
-def test_random_filters_are_smooth_and_differ() -> None:
-    gains = np.stack([random_filter(40, rng(seed)) for seed in range(400)]) / LOG_PER_DECIBEL
-    assert gains.std(axis=0)[0] == pytest.approx(FILTER_DB, rel=0.15)
+@pytest.mark.parametrize("decibels", [1.0, 8.0])
+def test_random_filters_are_smooth_and_differ(decibels: float) -> None:
+    gains = np.stack([random_filter(40, decibels, rng(seed)) for seed in range(400)])
+    gains /= LOG_PER_DECIBEL
+    assert gains.std(axis=0)[0] == pytest.approx(decibels, rel=0.15)
     assert abs(gains.mean()) < 1
     most = 1.2 * (gains.max(axis=1) - gains.min(axis=1)) / (39 / (FILTER_BANDS - 1))
     assert (np.abs(np.diff(gains, axis=1)).max(axis=1) <= most).all()
@@ -278,12 +279,25 @@ def test_a_room_leaves_the_edges_silent() -> None:
     assert (clip[3:-3] >= CLIP[3:-3] - 1e-3).all()
 
 
+def test_a_filter_is_the_same_all_through_a_clip_and_leaves_silence() -> None:
+    features = dataclasses.replace(FEATURES, edge_seconds=0.03)
+    quiet = np.concatenate([np.full((10, 20), FLOOR, np.float32), CLIP])
+    filtered = augment(quiet, features, AugmentSettings(filter_db=5.0), [], rng())
+    assert (filtered >= FLOOR).all()
+    np.testing.assert_allclose(filtered[:3], FLOOR, rtol=1e-6)
+    loud = (filtered[10:-3] > FLOOR + 0.1) & (CLIP[:-3] > FLOOR + 0.1)
+    gains = np.where(loud, filtered[10:-3] - CLIP[:-3], np.nan)
+    assert np.nanmax(np.nanstd(gains, axis=0)) < 1e-4
+    assert np.nanstd(np.nanmean(gains, axis=0)) > 0.2, "bands differ"
+
+
 SETTINGS = {
     "nothing": AugmentSettings(),
     "shift": AugmentSettings(shift_seconds=0.1),
     "gain": AugmentSettings(gain_db=6.0),
     "noise": AugmentSettings(noise_probability=1.0),
     "room": AugmentSettings(reverberation_probability=1.0),
+    "microphone": AugmentSettings(filter_db=5.0),
     "all": AugmentSettings(
         shift_seconds=0.1, gain_db=6.0, noise_probability=0.5, reverberation_probability=0.5
     ),

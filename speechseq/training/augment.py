@@ -21,9 +21,11 @@ from speechseq.recipe import AugmentSettings, FeatureSettings
 LOG_PER_DECIBEL = np.log(10) / 10
 """Natural logarithms of power in a decibel."""
 
-FILTER_DB = 5.0
 FILTER_BANDS = 6
-"""Standard deviation of the gains that noise gets before it is mixed in, over so many bands."""
+"""Random filters have so many gains of their own; between them they are smooth."""
+
+NOISE_FILTER_DB = 5.0
+"""Standard deviation of the gains that noise gets before it is mixed in."""
 
 ALONE_SECONDS = (0.5, 4.0)
 ALONE_DB = (-50.0, 10.0)
@@ -208,14 +210,19 @@ def noise_alone(
     silence = np.full((frames, features.mels), np.log(features.floor), np.float32)
     start = rng.integers(0, len(noise))
     stretch = np.take(noise, np.arange(start, start + frames), axis=0, mode="wrap")
-    stretch = stretch + random_filter(features.mels, rng)
+    stretch = stretch + random_filter(features.mels, NOISE_FILTER_DB, rng)
     level = np.float32(rng.uniform(*ALONE_DB) * LOG_PER_DECIBEL)
     return silence_edges(np.logaddexp(silence, stretch + level), features)
 
 
-def random_filter(mels: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the smooth gains (mels,) of a random filter, as logarithms of power."""
-    gains = rng.normal(0, FILTER_DB * LOG_PER_DECIBEL, FILTER_BANDS)
+def random_filter(mels: int, decibels: float, rng: np.random.Generator) -> np.ndarray:
+    """Return the smooth gains (mels,) of a random filter, as logarithms of power.
+
+    `decibels` is their standard deviation.
+
+    Source: Nam et al. 2022, FilterAugment (linear).
+    """
+    gains = rng.normal(0, decibels * LOG_PER_DECIBEL, FILTER_BANDS)
     places = np.linspace(0, mels - 1, FILTER_BANDS)
     return np.interp(np.arange(mels), places, gains).astype(np.float32)
 
@@ -241,7 +248,7 @@ def augment(
     noises: Sequence[np.ndarray],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Warp, put into a room, shift, mix with noise and change the level of one clip's log-mels."""
+    """Warp, put into a room, filter, shift, mix with noise and change the level of a clip."""
     if settings.vocal_tract:
         factor = 1 + settings.vocal_tract * rng.uniform(-1, 1)
         log_mels = warp_vocal_tract(log_mels, features, factor)
@@ -252,6 +259,9 @@ def augment(
         seconds = rng.uniform(LEAST_REVERBERATION_SECONDS, settings.reverberation_seconds)
         log_mels = reverberate(log_mels, features, seconds, rng.uniform(*DIRECT_DB))
         log_mels = silence_edges(log_mels, features)
+    if settings.filter_db:
+        log_mels = log_mels + random_filter(features.mels, settings.filter_db, rng)
+        log_mels = silence_edges(np.maximum(log_mels, np.log(features.floor)), features)
     reach = round(settings.shift_seconds / features.hop_seconds)
     if reach:
         log_mels = shift(log_mels, int(rng.integers(-reach, reach + 1)), features.floor)
@@ -259,7 +269,7 @@ def augment(
         ratio = rng.uniform(settings.noise_low_db, settings.noise_high_db)
         noise = noises[int(rng.integers(len(noises)))]
         # Through another filter each time, few noises are many.
-        noise = noise + random_filter(features.mels, rng)
+        noise = noise + random_filter(features.mels, NOISE_FILTER_DB, rng)
         log_mels = mix_noise(log_mels, noise, ratio, rng)
         log_mels = silence_edges(log_mels, features)
     if settings.gain_db:

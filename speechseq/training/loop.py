@@ -162,21 +162,44 @@ def prepare(
     torch.manual_seed(recipe.seed)
     torch.set_float32_matmul_precision("high" if recipe.training.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = recipe.training.tf32
+
     read = streamed if recipe.data.corpus == SHARDS.name else listed
     ready = read(recipe, vocabulary, world, note=note, show=show)
-    vocabulary, data = ready.vocabulary, ready.data
-    network = SpeechNetwork(recipe, vocabulary.told_as).to(device)
+    network = SpeechNetwork(recipe, ready.vocabulary.told_as).to(device)
     if recipe.training.base and not (resume and has_checkpoint(run)):
-        start_from(network, recipe, vocabulary, note)
+        start_from(network, recipe, ready.vocabulary, note)
     else:
         fit_cmvn(network, *ready.sample)
-    training = Training(
+
+    training = _assembled(recipe, run, ready, network, device, world, note)
+    lines = preflight(ready, recipe, network=network, steps=training.steps)
+    for line in (*lines, training.try_largest()):
+        note(line)
+    if resume:
+        refuse_other_data(run, ready.sizes)
+        training.take_up()
+    elif world.writes:
+        begin_run(run, recipe, ready.vocabulary, ready.sizes)
+    return training
+
+
+def _assembled(
+    recipe: Recipe,
+    run: Path,
+    ready: Ready,
+    network: SpeechNetwork,
+    device: torch.device,
+    world: World,
+    note: Note,
+) -> Training:
+    """Put the loss, the optimiser and the averaged weights beside a network and its data."""
+    return Training(
         recipe=recipe,
         run=run,
         device=device,
         world=world,
-        vocabulary=vocabulary,
-        data=data,
+        vocabulary=ready.vocabulary,
+        data=ready.data,
         validation=ready.validation,
         network=network,
         parallel=world.parallel(from_features(network, recipe), device),
@@ -184,7 +207,7 @@ def prepare(
             recipe,
             device,
             network.features,
-            teacher=teacher_of(recipe, vocabulary, device),
+            teacher=teacher_of(recipe, ready.vocabulary, device),
             shares=None if ready.shares is None else ready.shares.to(device),
         ),
         averaged=copy.deepcopy(network).eval(),
@@ -195,18 +218,9 @@ def prepare(
             fused=True,
         ),
         scaler=torch.amp.GradScaler(device.type, enabled=recipe.training.precision == "fp16"),
-        steps=data.steps(recipe.training.epochs),
+        steps=ready.data.steps(recipe.training.epochs),
         note=note,
     )
-    lines = preflight(ready, recipe, network=network, steps=training.steps)
-    for line in (*lines, training.try_largest()):
-        note(line)
-    if resume:
-        refuse_other_data(run, ready.sizes)
-        training.take_up()
-    elif world.writes:
-        begin_run(run, recipe, vocabulary, ready.sizes)
-    return training
 
 
 def listed(
