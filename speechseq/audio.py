@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 import soundfile
@@ -148,6 +148,14 @@ def duration_seconds(path: str | os.PathLike[str]) -> float:
     if seconds > LONGEST_HEADER_SECONDS:
         raise AudioError(f"{where}: its header gives no length; convert it again")
     return seconds
+
+
+def header_of(path: str | os.PathLike[str]) -> Any:
+    """Return what a file's header says, as `soundfile.info` does, whatever bytes its name has.
+
+    Raises: as `soundfile.info`.
+    """
+    return soundfile.info(os.fsencode(path) if os.name == "posix" else path)
 
 
 def write_wav(path: str | os.PathLike[str], samples: np.ndarray, rate: int) -> None:
@@ -326,7 +334,9 @@ def _check_file(name: str | os.PathLike[str], where: str) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise AudioError(f"{where}: a folder; give an audio file")
     if not stat.S_ISREG(status.st_mode):
-        raise AudioError(f"{where}: not a regular file; give an audio file, or - for a pipe")
+        raise AudioError(
+            f"{where}: not a regular file; give an audio file, or transcribe - for a pipe"
+        )
     if not status.st_size:
         raise AudioError(f"{where}: empty; give an audio file")
 

@@ -88,7 +88,9 @@ def read_point(run: str | os.PathLike[str]) -> Point:
         unit = "words" if recipe.data.tokens != "classes" else "utterances"
         validated = int(sizes["validation"].get(unit, sizes["validation"]["utterances"]))
         clips = int(sizes["train"]["utterances"])
-    except (OSError, ValueError, KeyError, TypeError):
+        if min(clips, validated) < 1:
+            raise ValueError(f"{run / RUN_DATA}: {clips} clips, {validated} {unit}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise ModelError(f"{run}: does not say what it learnt from; train it again") from None
     if best is None:
         raise ModelError(f"{run}: was not validated yet; train on and try again")

@@ -84,6 +84,8 @@ _FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     "volume": (int, float),
 }
 _NUMBERS = {"duration": "seconds", "offset": "seconds", "volume": "factors"}
+LONGEST_SECONDS = 1e7
+"""Times of a manifest are less, so that they can be counted in samples."""
 _REQUIRED = ("audio_filepath", "duration", "text")
 
 
@@ -108,7 +110,7 @@ def parse_line(line: str, where: str, folder: Path) -> Utterance:
         if name in row and (not isinstance(row[name], kind) or isinstance(row[name], bool)):
             raise DataError(f"{where}: {name!r} is {row[name]!r}; a {_type_name(kind)} goes here")
     for name, unit in _NUMBERS.items():
-        if not 0 <= row.get(name, 0) < 1e7:
+        if not 0 <= row.get(name, 0) < LONGEST_SECONDS:
             raise DataError(f"{where}: {name!r} is {row[name]!r}; {unit}, 0 or more, go here")
     values = {name: row[name] for name in _FIELD_TYPES if name in row}
     if values["audio_filepath"]:

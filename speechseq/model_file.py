@@ -101,6 +101,8 @@ def find_model(name: str | os.PathLike[str]) -> Path:
     Raises:
         ModelError: there is none.
     """
+    if not str(name):
+        raise ModelError("an empty name for a model; give a bundled one, a file or a run folder")
     if str(name) in bundled_names():
         return BUNDLED / f"{name}.onnx"
     path = Path(name)

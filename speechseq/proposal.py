@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import soundfile
 import yaml
 
+from speechseq.audio import header_of
 from speechseq.corpora import CORPORA
 from speechseq.corpora.clips import clips_in
 from speechseq.errors import DataError
@@ -284,7 +284,7 @@ def _features(train: Sequence[Utterance]) -> dict[str, tuple[Any, str]]:
 
 def _rate(utterance: Utterance) -> int:
     try:
-        return int(soundfile.info(utterance.audio_filepath).samplerate)
+        return int(header_of(utterance.audio_filepath).samplerate)
     except (RuntimeError, OSError):
         raise DataError(f"{utterance.audio_filepath}: cannot be read; correct or drop it") from None
 

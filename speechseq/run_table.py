@@ -23,8 +23,8 @@ from speechseq.recipe_file import read_recipe
 HEADER_BYTES = 1 << 20
 """Longest header of a weights file that is read; the largest network needs a tenth."""
 
-BUFFERS = "features."
-"""Beginning of the names of tensors that are not learnt: window, filter bank, mean, deviation."""
+BESIDE = ("features.", "auxiliary.")
+"""Beginning of the names of tensors that no model has: filter bank, CMVN; the second task."""
 
 _MOST_AXES = 8
 _DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
@@ -234,7 +234,7 @@ def _count(file: BinaryIO) -> int:
     there, stated = rest - length, sum(size for _, size in tensors.values())
     if there != stated:
         raise _Damaged(f"{there} bytes of tensors where {stated} should be")
-    return sum(count for name, (count, _) in tensors.items() if not name.startswith(BUFFERS))
+    return sum(count for name, (count, _) in tensors.items() if not name.startswith(BESIDE))
 
 
 def _numbers_and_bytes(tensor: dict[str, Any], most_bytes: int) -> tuple[int, int]:

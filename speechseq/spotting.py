@@ -128,7 +128,7 @@ class Spotter:
         """Return the word that the last looks agree on, if there is one and it is new."""
         means = np.mean(self._looks, axis=0) * self._are_words
         best = int(means.argmax())
-        if len(self._looks) < LOOKS or means[best] < self._least:
+        if len(self._looks) < LOOKS or not means[best] or means[best] < self._least:
             return []
         end, text = min(self._looked, self._samples) / self._rate, self._labels[best]
         if any(word.text == text and end - word.end < AGAIN_SECONDS for word in self._said[-5:]):

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from speechseq.errors import DataError, choose
 
@@ -34,11 +34,20 @@ NO_TEXT = (UNKNOWN, SILENCE)
 def _normalise_sequence(text: str) -> str:
     if text in NO_TEXT:
         return ""
-    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
+    return " ".join(_folded("NFKC", text).lower().split())
 
 
 def _normalise_label(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    return " ".join(_folded("NFC", text).split())
+
+
+def _folded(form: Literal["NFC", "NFKC"], text: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # a folder's name in another encoding is such a class
+            raise DataError(f"text {text!r}: is no Unicode; write it or its folder anew") from None
+    return unicodedata.normalize(form, text)
 
 
 KINDS = {

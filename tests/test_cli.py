@@ -182,6 +182,38 @@ def test_a_folder_is_searched(call: Call, run: Path, clips: Path) -> None:
     assert names == [str(clips / name) for name in ("a.wav", "b.wav", "more/c.WAV")]
 
 
+def test_hidden_files_of_a_folder_are_left(call: Call, run: Path, clips: Path) -> None:
+    (clips / "._a.wav").write_bytes(b"what macOS keeps beside a.wav")
+    code, out, err = call("transcribe", clips, "-m", run)
+    assert (code, err, len(out.splitlines())) == (0, "", 3)
+
+
+def test_names_that_cannot_be_shown_are_written_out(call: Call, run: Path, clips: Path) -> None:
+    for name in ("two\nlines.wav", "red\x1b[31m.wav"):
+        (clips / name).write_bytes((clips / "a.wav").read_bytes())
+    _, out, _ = call("transcribe", clips, "-m", run)
+    assert len(out.splitlines()) == 5 and "\x1b" not in out
+    assert repr(str(clips / "two\nlines.wav")) in out
+
+
+def test_what_stands_behind_two_dashes_is_an_input(
+    call: Call, run: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (clips / "-a.wav").write_bytes((clips / "a.wav").read_bytes())
+    monkeypatch.chdir(clips)
+    code, out, _ = call("transcribe", "a.wav", "-m", run, "--", "-a.wav")
+    assert code == 0 and [line.split("\t")[0] for line in out.splitlines()] == ["a.wav", "-a.wav"]
+
+
+def test_a_name_too_long_to_be_written_leaves_the_others(
+    call: Call, run: Path, clips: Path, tmp_path: Path
+) -> None:
+    (clips / f"{'n' * 250}.wav").write_bytes((clips / "a.wav").read_bytes())
+    code, _, err = call("transcribe", clips, "-m", run, "-o", tmp_path / "out", "-f", "json")
+    assert code == 3 and "1 of 4 inputs failed" in err
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
 def test_a_pattern_is_expanded(call: Call, run: Path, clips: Path) -> None:
     _, out, _ = call("transcribe", f"{clips}/**/[ac].*", "-m", run)
     names = [line.split("\t")[0] for line in out.splitlines()]
@@ -298,10 +330,14 @@ def test_nothing_to_transcribe(fails: Callable[..., str], tmp_path: Path) -> Non
         (["evaluate"], "required: MODEL"),
         (["evaluate", "m", "more"], "unknown argument more"),
         (["evaluate", "m", "--corpus", "a", "--manifest", "b"], "not allowed with"),
+        (["evaluate", "m", "--png", "a.jpg"], "a.jpg: a PNG is drawn; end its name in .png"),
+        (["evaluate", "m", "-o", "a.png", "--png", "./a.png"], "a.png: for both --png and"),
         (["export", "run"], "required: -o"),
+        (["init", "..", "--from", "x"], "'..': not a name"),
         (["data"], "required: ACTION"),
         (["data", "lst"], "'lst'"),
         (["data", "stats", "fsd"], "unknown corpus 'fsd'; did you mean 'fsdd'?"),
+        (["data", "stats", "mine.jsonl"], "mine.jsonl: no such manifest; check the name"),
         (["train", "a.yaml", "--resum", "b", "--nothing"], "--nothing"),
         (["models", "a", "b"], "unknown argument b"),
     ],
@@ -320,6 +356,25 @@ def test_help_is_on_stdout(words: list[str], call: Call) -> None:
 
 def test_the_version(call: Call) -> None:
     assert call("--version") == (0, f"speechseq {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["transcribe", "-m", "", "a.wav"],
+        ["evaluate", ""],
+        ["models", ""],
+        ["page", ""],
+        ["serve", "-m", ""],
+    ],
+)
+def test_an_empty_name_is_no_model(words: list[str], fails: Callable[..., str]) -> None:
+    assert "an empty name for a model" in fails(1, *words)
+
+
+def test_debug_goes_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "list", "--debug"]) == 0
+    assert "fsdd" in capsys.readouterr().out
 
 
 def test_debug_shows_where(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -645,6 +700,31 @@ def test_standard_input_may_stand_behind_flags(run: Path, clips: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert len(done.stdout.splitlines()) == 2
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-"])
+def test_closed_streams_are_no_trouble(closed: str, run: Path, clips: Path) -> None:
+    command = f"{sys.executable} -m speechseq transcribe {clips / 'a.wav'} -m {run} {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)  # noqa: S607
+    assert done.returncode == 0 and done.stderr == b""
+    assert bool(done.stdout) == (closed == "2>&-")
+
+
+def test_a_terminal_that_is_not_unicode_gets_what_it_can_show(
+    run: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (clips / "é.wav").write_bytes((clips / "a.wav").read_bytes())
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = process("transcribe", clips / "é.wav", clips / "a.wav", "-m", run)
+    assert done.returncode == 0 and b"xe9.wav" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_standard_output_is_one_line(run: Path, clips: Path) -> None:
+    command = f"{sys.executable} -m speechseq transcribe {clips / 'a.wav'} -m {run} > /dev/full"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)  # noqa: S607
+    assert done.returncode == 1
+    assert done.stderr == b"speechseq: standard output: its disk is full; free some of it\n"
 
 
 def test_a_process_exits_with_the_code(tmp_path: Path) -> None:

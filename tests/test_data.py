@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from speechseq.alignment import frames_needed
 from speechseq.manifest import Utterance
 from speechseq.recipe import Recipe
 from speechseq.recipe_checks import recipe_from_dict
@@ -113,6 +114,36 @@ def test_plans_follow_from_seed_and_epoch() -> None:
     assert data.epoch(3) != other.epoch(3)
     first = [np.mean([len(e) for e in chunk]) for chunk in data.epoch(0)]
     assert first != sorted(first), "batches come in random order, not by length"
+
+
+def test_splices_make_each_epochs_steps_its_own() -> None:
+    made = recipe(
+        augment={"splice": 0.5}, training={"batch": 4}, model={"head": "classify"},
+        data={"tokens": "classes"},
+    )  # fmt: skip
+    data = training_data([9] * 40, made, none=[0])
+    data = dataclasses.replace(data, labels=[[1 + number % 2] for number in range(40)])
+    found = [len(data.epoch(epoch)) for epoch in range(6)]
+    assert len(set(found)) > 1 and data.steps(6) == sum(found)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.05])
+def test_strings_have_frames_enough_for_their_text(overlap: float) -> None:
+    """Each clip alone has just enough; together they need one more, and have two edges less."""
+    made = recipe(
+        augment={"join": 3, "join_gap_seconds": 0.02, "join_overlap_seconds": overlap},
+        features={"rate": 8000, "mels": 4, "low_hz": 60, "edge_seconds": 0.02},
+    )
+    data = training_data([6] * 3, made, space=[9])
+    data = dataclasses.replace(data, labels=[[1, 1, 2], [2, 3, 3], [4, 4, 5]])
+    for number in range(60):
+        batch = data.batch([[(0, 0), (1, 0)], [(2, 0), (0, 0), (1, 0)]], 0, number, [0, 1])
+        labels = batch.labels.split(batch.label_lengths.tolist())
+        frames = made.model.output_frames(batch.lengths).tolist()
+        assert all(
+            frames_needed(label.tolist()) <= size
+            for label, size in zip(labels, frames, strict=True)
+        )
 
 
 @pytest.mark.parametrize("joined", [1, 3])

@@ -134,6 +134,17 @@ def test_a_cut_cache_is_named(clips: list[Utterance]) -> None:
         cached_log_mels(clips, FEATURES, ram_gigabytes=1)
 
 
+@pytest.mark.parametrize(
+    "text", ["", "[", "{}", "[1]", '{"lengths": [[1]]}', '{"lengths": "x"}', '{"lengths": [[-1]]}']
+)
+def test_a_damaged_index_is_named(text: str, clips: list[Utterance]) -> None:
+    cached_log_mels(clips, FEATURES, ram_gigabytes=1)
+    (index,) = cache_folder().glob("*.json")
+    index.write_text(text)
+    with pytest.raises(DataError, match=r"\.json: is damaged; delete it and train again"):
+        cached_log_mels(clips, FEATURES, ram_gigabytes=1)
+
+
 def test_a_cache_without_its_index_is_made_again(
     clips: list[Utterance], computed: list[int]
 ) -> None:

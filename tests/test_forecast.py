@@ -120,9 +120,14 @@ def test_runs_that_say_too_little(run, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a run folder"):
         read_point(tmp_path / "nowhere")
     folder = run("a", 40, 0.25)
-    (folder / "data.json").write_text("{}")
-    with pytest.raises(ModelError, match="does not say what it learnt from"):
-        read_point(folder)
+    none, many = {"utterances": 0, "words": 0}, {"utterances": 1e999, "words": 1e999}
+    for sizes in (
+        {}, {"train": [1], "validation": [1]}, {"train": none, "validation": none},
+        {"train": many, "validation": many},
+    ):  # fmt: skip
+        (folder / "data.json").write_text(json.dumps(sizes))
+        with pytest.raises(ModelError, match="does not say what it learnt from"):
+            read_point(folder)
     folder = run("b", 40, 0.25)
     (folder / "metrics.jsonl").unlink()
     with pytest.raises(ModelError, match="was not validated yet"):

@@ -87,6 +87,9 @@ def test_openais_own_client(monkeypatch: pytest.MonkeyPatch) -> None:
         assert " ".join(segment.text for segment in found.segments) == expected.text
         assert create(file=SAMPLE, model="a", response_format="text").strip() == expected.text
         assert "-->" in create(file=SAMPLE, model="a", response_format="srt")
+        delta, done = create(file=SAMPLE, model="a", stream=True)
+        assert (delta.type, delta.delta) == ("transcript.text.delta", expected.text)
+        assert (done.type, done.text) == ("transcript.text.done", expected.text)
         with pytest.raises(openai.NotFoundError, match="choose from a"):
             create(file=SAMPLE, model="other")
         with pytest.raises(openai.BadRequestError, match="not audio that can be read"):

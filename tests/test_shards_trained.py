@@ -94,6 +94,9 @@ def test_what_cannot_work_is_said_before_training(write_recipe, sharded: Path) -
 
     with pytest.raises(DataError, match=r"5 shards for 6 processes; shard it again with a smaller"):
         ready(6)
+    for setting in ("data.without_words=[low]", "data.validation_speakers=1", "data.words=[low]"):
+        with pytest.raises(DataError, match=f"{setting.partition('=')[0]}: .*leave it out"):
+            ready(1, setting)
     with pytest.raises(DataError, match=r"training.batch: 2 for 3 processes; raise it"):
         ready(3, "training.batch=2")
     with pytest.raises(DataError, match="shares shards with train"):

@@ -281,6 +281,22 @@ def test_unreadable_audio_is_named_and_skipped(
     assert not list(tmp_path.glob("b*"))
 
 
+def test_names_and_texts_that_are_not_unicode(
+    tones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    utterances = read_manifest(tones)
+    odd = tmp_path / os.fsdecode(b"odd\xff.wav")
+    Path(utterances[0].audio_filepath).rename(odd)
+    utterances[0] = dataclasses.replace(utterances[0], audio_filepath=str(odd))
+    utterances[1] = dataclasses.replace(utterances[1], text="a\udcff")
+    write_manifest(tones, utterances)
+    words = ["data", "shard", str(tones), "--split", "train", "-o", str(tmp_path / "a-%d.tar")]
+    assert main(words) == 3
+    said = capsys.readouterr()
+    assert said.out.endswith("1 shards\t35 utterances\n")
+    assert f"skipped: {utterances[1].audio_filepath}: text 'a\\udcff': is no Unicode" in said.err
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [

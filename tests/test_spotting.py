@@ -133,6 +133,12 @@ def test_less_sure_words_are_left_out() -> None:
     assert spotter().hear(equal) == "" != spotter(spotting_confidence=0.4).hear(equal)
 
 
+def test_silence_says_nothing_however_little_is_asked_for() -> None:
+    for labels in (LABELS, Vocabulary("classes", ("a", "b", "high", "low"))):
+        stream = Spotter(classify, labels, settings_of(spotting_confidence=0.0))
+        assert stream.hear(np.zeros(6 * RATE, np.float32)) + stream.finish() == ""
+
+
 def test_it_rests_a_while_after_a_word() -> None:
     stream = spotter()
     assert stream.resting

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from speechseq.recipe import Recipe
 from speechseq.recipe_file import read_recipe
 from speechseq.training.loop import train
 from speechseq.training.watch import line_of
@@ -35,6 +36,10 @@ def test_tensorboard_holds_scalars_texts_and_a_picture(
     assert [event.step for event in board.Scalars("loss")] == [5, 10]
     (pictures,) = tags["images"]
     assert board.Images(pictures)[-1].height % 6 == 0
+    # Written on after a stop, it still holds the last epoch that was done.
+    train(Recipe(), tmp_path / "run", device="cpu", resume=True)
+    board.Reload()
+    assert [event.step for event in board.Scalars("loss")] == [5, 10]
     text = board.Tensors("validation/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert text.count("\n") == 2 + 5 or text.count("\n") == 2 + 6
     assert "| said | recognised |" in text and "low" in text

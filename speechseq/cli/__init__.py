@@ -6,6 +6,8 @@ The only room that prints or exits. Results go to stdout, progress and notes to 
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import sys
 import traceback
@@ -34,7 +36,7 @@ from speechseq.cli.terminal import note
 from speechseq.errors import SpeechseqError, UsageError
 
 INTERRUPTED = 130
-
+DEBUG = "--debug"
 
 COMMANDS: dict[str, ModuleType] = {
     "transcribe": transcribe,
@@ -69,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"speechseq {__version__}")
     common = _Parser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    common.add_argument(DEBUG, action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", parser_class=_Parser
     )
@@ -83,11 +85,13 @@ def build_parser() -> argparse.ArgumentParser:
 def _take_left_over(parsed: argparse.Namespace, left: Sequence[str]) -> None:
     """Let overrides and inputs stand behind flags, too; argparse leaves those over."""
     inputs = getattr(parsed, "inputs", None)
+    at = left.index("--") if "--" in left else len(left)
+    left, plain = left[:at], left[at + 1 :]
     if left and (inputs is None or any(_is_flag(word) for word in left)):
         wrong = next(filter(_is_flag, left), left[0])
         raise UsageError(f"unknown argument {wrong}; see speechseq {parsed.command} --help")
     if inputs is not None:
-        inputs += left
+        inputs += [*left, *plain]
 
 
 def _is_flag(word: str) -> bool:
@@ -99,7 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        parsed, left = build_parser().parse_known_args(typed)
+        # Before and behind every action alike; the parsers name it for --help alone.
+        words = [word for word in typed if word != DEBUG]
+        parsed, left = build_parser().parse_known_args(words)
         _take_left_over(parsed, left)
         COMMANDS[parsed.command].run(parsed)
     except SystemExit as error:  # argparse, after --help and --version
@@ -108,10 +114,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         note("speechseq: interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return 0
     except Exception as error:
-        if "--debug" in typed:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _forget_output()
+            error = SpeechseqError("standard output: its disk is full; free some of it")
+        if DEBUG in typed:
             traceback.print_exc()
         elif isinstance(error, SpeechseqError):
             note(f"speechseq: {error}")
@@ -121,6 +130,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _forget_output() -> None:
+    """Let what is still to be printed go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def run() -> None:
     """Run the command that was typed and exit."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever called
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):  # a name or a sign that it cannot print
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

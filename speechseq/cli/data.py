@@ -252,6 +252,8 @@ def _stats(arguments: argparse.Namespace) -> None:
     from speechseq.manifest import read_manifest, shared_audio, shared_speakers, statistics
 
     own = Path(arguments.corpus)
+    if not own.is_file() and (own.suffix or len(own.parts) > 1):
+        raise UsageError(f"{own}: no such manifest; check the name")
     splits = _by_split(measured(read_manifest(own)) if own.is_file() else _read_corpus(arguments))
     for split, utterances in splits.items():
         found = statistics(utterances)

@@ -15,6 +15,7 @@ from speechseq.cli.terminal import (
     add_decoder,
     add_device,
     add_force,
+    check_png,
     note,
     open_recogniser,
     refuse_existing,
@@ -97,6 +98,10 @@ def _check(arguments: argparse.Namespace) -> None:
     """Check what can be checked before anything is opened."""
     from speechseq.corpora import CORPORA
 
+    if arguments.png:
+        check_png(arguments.png)
+        if arguments.output and arguments.output.resolve() == arguments.png.resolve():
+            raise UsageError(f"{arguments.png}: for both --png and --output; name another file")
     refuse_existing(arguments.force, arguments.output, arguments.png)
     if arguments.corpus:
         choose(CORPORA, arguments.corpus, "corpus")

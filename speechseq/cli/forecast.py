@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from speechseq.cli.terminal import add_force, refuse_existing
-from speechseq.errors import UsageError
+from speechseq.cli.terminal import add_force, check_png, refuse_existing
 
 HELP = "how good more recordings would make it, from runs on less of them"
 
@@ -25,8 +24,8 @@ def run(arguments: argparse.Namespace) -> None:
     from speechseq.forecast import draw_forecast, fit_laws, forecast_text, read_point
 
     output = arguments.output
-    if output and output.suffix.lower() != ".png":
-        raise UsageError(f"{output}: a PNG is drawn; end its name in .png")
+    if output:
+        check_png(output)
     refuse_existing(arguments.force, output)
     laws = fit_laws([read_point(name) for name in arguments.inputs])
     print(forecast_text(laws))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from speechseq.cli.terminal import note
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.name)
-    if not folder.name:
+    if folder.name in ("", ".."):
         raise UsageError(f"{arguments.name!r}: not a name; choose one, as for a folder")
     from speechseq.model_file import find_model
     from speechseq.proposal import propose, write_proposal
@@ -41,6 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     recipe = write_proposal(proposal, folder.name, folder)
     for line in (*proposal.head, *(f"mind: {warning}" for warning in proposal.warnings)):
         note(line)
-    scored = f"speechseq evaluate runs/{folder.name} --split {proposal.scored_split}"
-    note(f"now: speechseq train {recipe} && {scored}")
+    run = shlex.quote(f"runs/{folder.name}")
+    scored = f"speechseq evaluate {run} --split {shlex.quote(proposal.scored_split)}"
+    note(f"now: speechseq train {shlex.quote(str(recipe))} && {scored}")
     print(recipe)

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from speechseq.model_file import bundled_names, read_model
 
-    if arguments.model:
+    if arguments.model is not None:
         print(json.dumps(dict(read_model(arguments.model).card), ensure_ascii=False, indent=1))
         return
     for name in bundled_names():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 
 from speechseq.cli.terminal import by_name, note
@@ -33,5 +34,5 @@ def run(arguments: argparse.Namespace) -> None:
     need_runtime()
     models = {name: read_model(model) for name, model in by_name(arguments.inputs).items()}
     write_site(folder, models, overwrite=arguments.force)
-    note(f"now: python -m http.server -b 127.0.0.1 -d {folder}")
+    note(f"now: python -m http.server -b 127.0.0.1 -d {shlex.quote(str(folder))}")
     print(folder)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechseq.cli.terminal import add_force, note, refuse_existing
-from speechseq.errors import SomeInputsFailed, SpeechseqError, UsageError
+from speechseq.cli.terminal import add_force, check_png, note, refuse_existing
+from speechseq.errors import SomeInputsFailed, SpeechseqError
 
 if TYPE_CHECKING:
     from speechseq.run_plot import Curves
@@ -29,8 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     from speechseq.run_plot import draw_curves
 
     output = arguments.output
-    if output.suffix.lower() != ".png":
-        raise UsageError(f"{output}: a PNG is drawn; end its name in .png")
+    check_png(output)
     refuse_existing(arguments.force, output)
     curves, failed = _read(arguments.inputs)
     if curves:

@@ -65,6 +65,16 @@ def refuse_existing(force: bool, *paths: Path | None) -> None:
             raise UsageError(f"{path}: is there already; --force writes over it")
 
 
+def check_png(path: Path) -> None:
+    """Refuse to draw a picture under the name of another kind of file.
+
+    Raises:
+        UsageError: the name does not end in .png.
+    """
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"{path}: a PNG is drawn; end its name in .png")
+
+
 def add_decoder(parser: argparse.ArgumentParser) -> None:
     """Add --decoder and --least-confidence."""
     parser.add_argument("--decoder", help="greedy or lexicon (default: the model's own)")
@@ -134,7 +144,7 @@ def _open(model: str | None, device: str) -> Recogniser:
     from speechseq.model_file import DEFAULT_MODEL, RUN_WEIGHTS, find_model, provider
     from speechseq.recogniser import load
 
-    name = model or DEFAULT_MODEL
+    name = DEFAULT_MODEL if model is None else model
     try:
         provider(device)
     except SpeechseqError as error:

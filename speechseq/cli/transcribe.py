@@ -54,13 +54,15 @@ def run(arguments: argparse.Namespace) -> None:
     bar = Bar()
     failed = 0
     for number, (name, answer) in enumerate(_answers(inputs, arguments), 1):
-        if isinstance(answer, SpeechseqError):
-            failed += 1
-            bar.note(f"speechseq: {answer}")
-        else:
+        try:
+            if isinstance(answer, SpeechseqError):
+                raise answer
             text = write(name, answer)
             shown = _named(name, text) if many and arguments.format == "txt" else text
             _put(text, targets[name], arguments.force) if targets else print(shown, flush=True)
+        except SpeechseqError as error:
+            failed += 1
+            bar.note(f"speechseq: {error}")
         if many and (targets or not sys.stdout.isatty()):
             bar("transcribe", number, len(inputs))
     if failed:
@@ -68,7 +70,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _named(name: str, text: str) -> str:
-    return f"{name.encode(errors='backslashreplace').decode()}\t{text}"
+    from speechseq.audio import name_of
+
+    return f"{name_of(name)}\t{text}"
 
 
 def _put(text: str, target: Path, overwrite: bool) -> None:
@@ -177,7 +181,7 @@ def _files(name: str) -> list[str]:
     if not os.path.isdir(name):
         return [name]
     found = (path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
-    return sorted(str(path) for path in found if not path.is_dir())
+    return sorted(str(path) for path in found if path.name[0] != "." and not path.is_dir())
 
 
 def _targets(inputs: Sequence[str], arguments: argparse.Namespace) -> dict[str, Path]:

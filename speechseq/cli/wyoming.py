@@ -159,7 +159,7 @@ def _card(model: str | None) -> Mapping[str, Any]:
     from speechseq.model_file import DEFAULT_MODEL, read_model
 
     try:
-        return read_model(model or DEFAULT_MODEL).card
+        return read_model(DEFAULT_MODEL if model is None else model).card
     except ModelError:
         return {}
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from dataclasses import replace
 from pathlib import Path
 
 from speechseq.corpora.clips import measured, read_text
 from speechseq.corpora.folder import SPLITS
 from speechseq.errors import DataError
-from speechseq.manifest import Corpus, Utterance, read_manifest
+from speechseq.manifest import LONGEST_SECONDS, Corpus, Utterance, read_manifest
 
 _PATH_COLUMNS = ("audio_filepath", "path", "file")
 _TEXT_COLUMNS = ("text", "transcript", "label", "class")
@@ -84,8 +83,8 @@ def _seconds(path: Path, number: int, row: dict[str, str], name: str) -> float:
     try:
         seconds = float(row.get(name) or 0)
     except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
+        seconds = -1.0
+    if not 0 <= seconds < LONGEST_SECONDS:
         raise DataError(f"{path}: row {number} has {name} {row[name]!r}; write seconds from 0 on")
     return seconds
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import zlib
 from collections.abc import Callable, Collection, Mapping
@@ -29,6 +30,8 @@ def answer_for(form: Form) -> Answer:
         Refusal: it asks for an unknown format or granularity.
     """
     _granularities(form)
+    if form.text("stream") in ("true", "True", "1"):
+        return as_events
     try:
         return choose(FORMATS, form.text(FORMAT_FIELD, "json"), FORMAT_FIELD)
     except UsageError as error:
@@ -39,6 +42,17 @@ def as_json(recognition: Recognition, form: Form) -> Response:
     """Return the text, and how much audio it was."""
     del form
     return JSONResponse({"text": recognition.text, "usage": _usage(recognition)})
+
+
+def as_events(recognition: Recognition, form: Form) -> Response:
+    """Return the text as server-sent events: whole, as it is known all at once."""
+    del form
+    events = (
+        {"type": "transcript.text.delta", "delta": recognition.text},
+        {"type": "transcript.text.done", "text": recognition.text, "usage": _usage(recognition)},
+    )
+    lines = (f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in events)
+    return Response("".join(lines), media_type="text/event-stream")
 
 
 def as_text(recognition: Recognition, form: Form) -> Response:

@@ -40,7 +40,10 @@ DIRECT_DB = (0.0, 15.0)
 
 def change_speed(samples: np.ndarray, rate: int, factor: float) -> np.ndarray:
     """Play samples (samples,) `factor` times as fast, pitch included; shape (samples / factor,)."""
-    return samples if factor == 1.0 else soxr.resample(samples, rate * factor, rate)
+    if factor == 1.0:
+        return samples
+    changed: np.ndarray = soxr.resample(samples, rate * factor, rate)
+    return changed if len(changed) else samples[:1]
 
 
 def join(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from speechseq.alignment import frames_needed
 from speechseq.manifest import Utterance
 from speechseq.recipe import Recipe
 from speechseq.training.augment import ALONE_SECONDS, augment, cut_ends, join, noise_alone, splice
@@ -107,8 +108,8 @@ class TrainingData:
         return [batches[number] for number in rng.permutation(len(batches))]
 
     def steps(self, epochs: int) -> int:
-        """Count the batches of so many epochs; joining makes every epoch's number its own."""
-        if self.recipe.augment.join == 1:
+        """Count the batches of so many epochs; joins and splices make each one's its own."""
+        if self.recipe.augment.join == 1 and not self.recipe.augment.splice:
             return epochs * len(self.epoch(0))
         return sum(len(self.epoch(epoch)) for epoch in range(epochs))
 
@@ -208,7 +209,18 @@ class TrainingData:
         overlap = round(settings.join_overlap_seconds / features.hop_seconds)
         gaps = rng.integers(-overlap, reach + 1, size=len(pieces) - 1).tolist()
         joined = pieces[0] if len(pieces) == 1 else join(pieces, features, gaps)
+        if lacking := self._lacking(example, joined):
+            wider = -(-lacking // len(gaps))
+            joined = join(pieces, features, [max(gap, 0) + wider for gap in gaps])
         return augment(joined, features, settings, self.noises, rng)
+
+    def _lacking(self, example: Example, joined: np.ndarray) -> int:
+        """Return how many frames a string is too short for its text: each clip alone is not."""
+        model = self.recipe.model
+        if model.head != "ctc" or len(example) == 1:
+            return 0
+        needed = frames_needed(self._label(example)) - model.output_frames(len(joined))
+        return max(needed, 0) * model.time_stride
 
     def _label(self, example: Example) -> list[int]:
         if self._is_splice(example):

@@ -62,8 +62,7 @@ def cached_log_mels(
     data, index = folder / f"{key}.f32", folder / f"{key}.json"
     if not index.is_file() or not data.is_file():
         _build_cache(data, index, utterances, features, speeds, progress)
-    table = json.loads(index.read_text())
-    lengths = np.array(table["lengths"], dtype=np.int64)
+    lengths = _lengths(index, (len(utterances), len(speeds)))
     starts = (np.cumsum(lengths.ravel()) - lengths.ravel()).reshape(lengths.shape)
     shape = (int(lengths.sum()), features.mels)
     if data.stat().st_size != shape[0] * shape[1] * 4:
@@ -72,6 +71,17 @@ def cached_log_mels(
     if frames.nbytes <= ram_gigabytes * 1e9:
         frames = np.array(frames)
     return LogMels(frames, starts, lengths)
+
+
+def _lengths(index: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Read how many frames each clip has at each speed (clips, speeds)."""
+    try:
+        lengths = np.array(json.loads(index.read_text())["lengths"], dtype=np.int64)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        lengths = np.zeros(0, np.int64)
+    if lengths.shape != shape or lengths.min(initial=0) < 0:
+        raise DataError(f"{index}: is damaged; delete it and train again")
+    return lengths
 
 
 _AFTER_LOG_MELS = ("kind", "coefficients", "deltas", "cmvn")

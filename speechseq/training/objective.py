@@ -152,5 +152,5 @@ class Objective:
     def _send(self, tensor: Tensor) -> Tensor:
         """Move a batch's tensor to the device, without waiting for it where it can be so."""
         if self.device.type == "cuda":
-            tensor = tensor.pin_memory()
+            tensor = tensor.contiguous().pin_memory()  # rows that share memory cannot be pinned
         return tensor.to(self.device, non_blocking=True)

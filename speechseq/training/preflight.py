@@ -99,6 +99,8 @@ def counted(name: str, split: Split) -> str:
 def _coverage(training: Split, vocabulary: Vocabulary) -> str:
     """Say how often the tokens occur, and name those that are too rare to be learnt."""
     counts = Counter(number for label in training.labels for number in label)
+    if not counts:
+        raise DataError(f"training: no utterance holds any of the {vocabulary.kind}")
     seen = {vocabulary.tokens[n]: counts[n] for n in range(len(vocabulary)) if counts[n]}
     apart = sum(n >= len(vocabulary) for n in counts)
     rare = [repr(token) for token, count in seen.items() if count < RARE]
@@ -223,7 +225,7 @@ def unspeakable(recipe: Recipe, split: Split) -> Iterator[str]:
 def fit_cmvn(
     network: SpeechNetwork, log_mels: LogMels, speeds: Sequence[float], clips: int = 4000
 ) -> None:
-    """Set global CMVN from up to `clips` training clips, spread evenly over the set."""
+    """Set global CMVN from every so manieth training clip: all of few, `clips` or more of many."""
     if network.features.cmvn.kind != "global":
         return
     device = network.features.cmvn.mean.device

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from speechseq.audio import duration_seconds, read_audio
+from speechseq.audio import duration_seconds, header_of, name_of, read_audio
 from speechseq.corpora.shards import (
     AUDIO_SUFFIXES,
     FORMAT,
@@ -202,10 +202,14 @@ def _encoded(
     """Yield what can be read, in random order; a key is the utterance's place in the manifest."""
     order = np.random.default_rng(seed).permutation(len(utterances)).tolist()
     for done, number in enumerate(order, start=1):
+        utterance = utterances[number]
         try:
-            yield _encode(utterances[number], f"{number:09}")
+            KINDS["classes"](utterance.text)  # the index is of texts that are Unicode
+            yield _encode(utterance, f"{number:09}")
         except AudioError as error:
             note(f"skipped: {error}")
+        except DataError as error:
+            note(f"skipped: {name_of(utterance.audio_filepath)}: {error}")
         show("shard", done, len(order))
 
 
@@ -221,7 +225,7 @@ def _encode(utterance: Utterance, key: str) -> Encoded:
     path = Path(utterance.audio_filepath)
     seconds = duration_seconds(path)
     try:
-        about = soundfile.info(path)
+        about = header_of(path)
         whole = utterance.volume == 1 and not utterance.offset
         whole = whole and abs((utterance.duration or seconds) - seconds) <= WHOLE_SECONDS
         suffix = path.suffix.lower()

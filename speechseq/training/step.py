@@ -194,7 +194,7 @@ class Training:
             loss = sums.over(sums.labels, sums.frames, self.recipe.training)
             loss.backward()  # type: ignore[no-untyped-call]
         except (MemoryError, RuntimeError) as error:
-            if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
+            if not _is_out_of_memory(error):
                 raise
             raise DataError(
                 f"training: the largest batch ({what}) does not fit into memory; raise "
@@ -303,6 +303,12 @@ class Training:
 
 BLANK_EPOCHS = 5
 """CTC begins by spelling nothing; only after so many epochs is that a bad sign."""
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell whether memory ran out; on the CPU torch says so in words alone."""
+    said = any(words in str(error) for words in ("out of memory", "allocate memory"))
+    return said or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 def _first(batch: Batch, rows: int) -> Batch:

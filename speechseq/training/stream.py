@@ -24,7 +24,7 @@ from speechseq.corpora.shards import CORPUS, Index, Sample, index_path, read_ind
 from speechseq.errors import DataError
 from speechseq.manifest import Utterance
 from speechseq.recipe import Recipe
-from speechseq.splits import load_split
+from speechseq.splits import corpus_options, load_split
 from speechseq.tokens import BLANK_TOKEN, Vocabulary
 from speechseq.training.buffer import Buffer, Reader, joined_sizes
 from speechseq.training.data import Batch, Example, Share, TrainingData, collate
@@ -109,7 +109,7 @@ class StreamData:
             inside = 0
         for _ in range(step, self.steps_of(epoch)):
             yield [self._silence(1, IDLE_FRAMES, weight=0.0)] * share.pieces
-        self._tell_all(epoch, dropped)
+        self._tell_all(f"epoch {epoch + 1}{', since it was taken up' * bool(first)}", dropped)
 
     def largest(self) -> Batch:
         """Return a batch of silence as long as the longest utterance, or as the mean joined ones.
@@ -233,14 +233,14 @@ class StreamData:
                 self._named.add(name)
                 self.note(f"dropped {line[:LONGEST_LINE]}")
 
-    def _tell_all(self, epoch: int, dropped: Dropped) -> None:
+    def _tell_all(self, when: str, dropped: Dropped) -> None:
         """Name what other processes dropped, too, and say how much it was in all."""
         parts = self.gather([dropped])
         for part in parts:
             self._tell(part.lines)
         if count := sum(part.count for part in parts):
             whole = self.index.utterances
-            self.note(f"epoch {epoch + 1}: {count} of {whole} utterances dropped")
+            self.note(f"{when}: {count} of {whole} utterances dropped")
 
 
 def streamed(
@@ -261,7 +261,7 @@ def streamed(
     _check(index, recipe, world.size)
     vocabulary = vocabulary or vocabulary_of_index(recipe, index)
     with world.first_here():
-        held = load_split(recipe.data, recipe.data.validation_split, recipe.seed)
+        held = load_split(recipe.data, "validation", recipe.seed)
         validation = make_split(recipe, vocabulary, held, (1.0,), show, told=True)
     noises = noise_log_mels(recipe, CORPORA[recipe.data.corpus])
     data = StreamData(index, vocabulary, noises, recipe, world.size, world.gather, note)
@@ -288,6 +288,8 @@ NOT_STREAMED = (
     ("data", "same_words"),
     ("data", "unknown_words"),
     ("data", "clips_per_class"),
+    ("data", "without_words"),
+    ("data", "validation_speakers"),
     ("augment", "splice"),
     ("augment", "noise_alone"),
     ("training", "logit_adjustment"),
@@ -300,6 +302,7 @@ def _check(index: Index, recipe: Recipe, ranks: int) -> None:
     for section, name in NOT_STREAMED:
         if getattr(getattr(recipe, section), name):
             raise DataError(f"{section}.{name}: not for streamed shards; leave it out")
+    corpus_options(CORPUS, recipe.data)
     if len(index.shards) < ranks:
         raise DataError(
             f"{index.path}: {len(index.shards)} shards for {ranks} processes; shard it again with "

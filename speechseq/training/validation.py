@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from speechseq.tokens import Vocabulary
 from speechseq.training.data import validation_batches
 from speechseq.training.distributed import World
 from speechseq.training.encoder import SpeechNetwork
-from speechseq.training.loss import loss_of
+from speechseq.training.loss import loss_sums
 from speechseq.training.preflight import Split
 
 BATCH = 64
@@ -28,7 +29,8 @@ BATCH = 64
 class Validation:
     """Scores of a split; `error` is what to choose by: WER, or 1 - accuracy.
 
-    `hypotheses` are its utterances' texts, `posteriors` (frames, tokens) the first one's.
+    `loss` is the mean over its labels, as in training; `hypotheses` are its utterances' texts,
+    `posteriors` (frames, tokens) those of one of them.
     """
 
     loss: float
@@ -58,7 +60,8 @@ def validate(
     """Score a split; every process of `world` takes its share of the batches."""
     network.eval()
     decode = decoder_for(vocabulary, recipe.decoding.decoder)
-    found: list[tuple[int, str, float | None]] = []
+    found: list[tuple[int, str]] = []
+    losses: list[tuple[float, float]] = []
     posteriors = np.zeros((0, len(vocabulary)), np.float32)
     batches = validation_batches(split.log_mels, split.labels, BATCH)
     with torch.inference_mode():
@@ -68,26 +71,27 @@ def validate(
             lengths = batch.lengths.to(device)
             frames = network.features.finish(batch.log_mels.to(device), lengths)
             log_probs, sizes = network.from_features(frames, lengths)
-            loss = _loss(log_probs, sizes, [split.labels[number] for number in utterances])
+            losses.append(_loss(log_probs, sizes, [split.labels[n] for n in utterances]))
             rows = [
                 row[:size]
                 for row, size in zip(log_probs.cpu().numpy(), sizes.tolist(), strict=True)
             ]
             texts = [vocabulary.decode(decode(row).tokens) for row in rows]
-            found += zip(utterances.tolist(), texts, [loss] * len(texts), strict=True)
+            found += zip(utterances.tolist(), texts, strict=True)
             posteriors = posteriors if len(posteriors) else np.exp(rows[-1])
     found = sorted(world.gather(found))
-    hypotheses = [text for _, text, _ in found]
+    hypotheses = [text for _, text in found]
     right = accuracy(split.references, hypotheses)
     error = 1 - right
     if vocabulary.is_sequence:
         error = total_rate(word_errors(split.references, hypotheses))
-    losses = [loss for _, _, loss in found if loss is not None]
-    return Validation(sum(losses) / max(len(losses), 1), right, error, hypotheses, posteriors)
+    # Exact sums: in whatever order processes bring their parts.
+    loss, count = (math.fsum(part) for part in zip(*world.gather(losses), strict=True))
+    return Validation(loss / max(count, 1), right, error, hypotheses, posteriors)
 
 
-def _loss(log_probs: Tensor, sizes: Tensor, labels: Sequence[Sequence[int]]) -> float | None:
-    """Return the mean loss of the texts that their frames can spell; None where none can.
+def _loss(log_probs: Tensor, sizes: Tensor, labels: Sequence[Sequence[int]]) -> tuple[float, float]:
+    """Return the summed loss of the texts that their frames can spell, and their labels' number.
 
     One that cannot would make the loss infinite, for all epochs alike.
     """
@@ -97,8 +101,9 @@ def _loss(log_probs: Tensor, sizes: Tensor, labels: Sequence[Sequence[int]]) -> 
         if frames_needed(label) <= size
     ]
     if not rows:
-        return None
+        return 0.0, 0.0
     flat = torch.tensor([number for row in rows for number in labels[row]], dtype=torch.int64)
     counts = torch.tensor([len(labels[row]) for row in rows])
     device = log_probs.device
-    return float(loss_of(log_probs[rows], sizes[rows], flat.to(device), counts.to(device)))
+    sums = loss_sums(log_probs[rows], sizes[rows], flat.to(device), counts.to(device))
+    return float(sums.true), float(sums.labels)

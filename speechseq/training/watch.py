@@ -53,9 +53,10 @@ def metrics_of(training: Training) -> Iterator[Write]:
     kept = [row for row in rows if _epoch_of(row) <= training.progress.epoch]
     with atomic_write(path) as file:
         file.write("".join(f"{row}\n" for row in kept).encode())
-    folder = training.run / "tensorboard"
+    folder, step = training.run / "tensorboard", training.progress.step
     with writing(folder):
-        board = SummaryWriter(str(folder), purge_step=training.progress.step or None)
+        # The last epoch's row stands at the step itself, and stays.
+        board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def write(row: dict[str, Any]) -> None:
         with writing(path), path.open("a", encoding="utf-8") as lines:

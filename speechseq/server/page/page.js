@@ -23,7 +23,7 @@ async function enter() {
   try {
     offer = await (await ask("models.json")).json();
   } catch (error) {
-    part("door").hidden = error.status !== UNAUTHORISED;
+    if (error.status === UNAUTHORISED) part("door").hidden = false;
     return say(error.message, true);
   }
   const wasAsked = !part("door").hidden;
@@ -151,7 +151,7 @@ function take(given) {
 async function record() {
   if (opening) return;
   if (stop) return finish();
-  say("Recording.");
+  say("Opening the microphone …");
   const heard = (seconds) => {
     part("clock").textContent = `${seconds.toFixed(1)} s`;
     if (seconds >= offer.most_seconds - 1) finish();
@@ -159,7 +159,8 @@ async function record() {
   // A button that is disabled would lose the keyboard's focus.
   opening = true;
   await attempt("microphone", async () => {
-    stop = await startRecording(heard);
+    stop = await startRecording(heard, finish);
+    say("Recording.");
     part("record").textContent = "Stop and recognise";
     part("record").toggleAttribute("data-on", true);
   });
@@ -173,7 +174,7 @@ async function finish() {
   part("record").textContent = "Record";
   part("record").toggleAttribute("data-on", false);
   part("clock").textContent = "";
-  take(await ended);
+  await attempt("recording", async () => take(await ended));
 }
 
 function listenToDrops() {
@@ -201,6 +202,9 @@ part("model").addEventListener("change", () => {
 });
 part("place").addEventListener("change", recognise);
 part("record").addEventListener("click", record);
+part("file").addEventListener("click", () => {
+  part("file").value = ""; // the same file, chosen again, is a change, too
+});
 part("file").addEventListener("change", () => {
   if (part("file").files.length) take(part("file").files[0]);
 });

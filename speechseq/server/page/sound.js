@@ -6,9 +6,15 @@
  */
 export async function readFile(file, rate) {
   const context = new OfflineAudioContext(1, 1, rate);
+  let bytes;
+  try {
+    bytes = await file.arrayBuffer();
+  } catch {
+    throw new Error("cannot be read any more; choose it again");
+  }
   let buffer;
   try {
-    buffer = await context.decodeAudioData(await file.arrayBuffer());
+    buffer = await context.decodeAudioData(bytes);
   } catch {
     throw new Error("not audio that this browser reads; give wav, flac, ogg or mp3");
   }
@@ -17,12 +23,22 @@ export async function readFile(file, rate) {
 
 /** Start to record; return a function that ends it and gives the recording as a wav file.
  *
- * `heard` is told the seconds recorded so far, with each block.
+ * `heard` is told the seconds recorded so far, with each block, `gone` that the microphone went.
  */
-export async function startRecording(heard) {
+export async function startRecording(heard, gone) {
   const stream = await openMicrophone();
   const context = new AudioContext();
-  await context.audioWorklet.addModule(new URL("capture.js", import.meta.url));
+  const close = async () => {
+    stream.getTracks().forEach((track) => track.stop());
+    await context.close();
+  };
+  try {
+    await context.audioWorklet.addModule(new URL("capture.js", import.meta.url));
+  } catch (error) {
+    await close();
+    throw error;
+  }
+  stream.getAudioTracks()[0].onended = gone;
   const capture = new AudioWorkletNode(context, "capture");
   const blocks = [];
   let size = 0;
@@ -35,8 +51,8 @@ export async function startRecording(heard) {
   context.createMediaStreamSource(stream).connect(capture).connect(context.destination);
   return async () => {
     isOver = true; // what is still on its way belongs to the recording, but nobody is told
-    stream.getTracks().forEach((track) => track.stop());
-    await context.close();
+    await close();
+    if (!size) throw new Error("holds no sound; record longer");
     return wavFile(joined(blocks, size), context.sampleRate);
   };
 }
