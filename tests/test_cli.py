@@ -208,7 +208,7 @@ def test_what_stands_behind_two_dashes_is_an_input(
 def test_a_name_too_long_to_be_written_leaves_the_others(
     call: Call, run: Path, clips: Path, tmp_path: Path
 ) -> None:
-    (clips / f"{'n' * 250}.wav").write_bytes((clips / "a.wav").read_bytes())
+    (clips / f"{'n' * 251}.wav").write_bytes((clips / "a.wav").read_bytes())
     code, _, err = call("transcribe", clips, "-m", run, "-o", tmp_path / "out", "-f", "json")
     assert code == 3 and "1 of 4 inputs failed" in err
     assert len(list((tmp_path / "out").iterdir())) == 3
@@ -364,7 +364,7 @@ def test_the_version(call: Call) -> None:
         ["transcribe", "-m", "", "a.wav"],
         ["evaluate", ""],
         ["models", ""],
-        ["page", ""],
+        ["page", "", "-o", "site"],
         ["serve", "-m", ""],
     ],
 )
