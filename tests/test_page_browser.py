@@ -154,6 +154,42 @@ def test_a_microphone_may_be_refused(page: Page) -> None:
     assert give(page, SAMPLE, THERE) == "seven zero eight"
 
 
+def test_a_microphone_that_fails_is_let_go(playwright: Playwright, address: str) -> None:
+    """One that goes away ends the recording; one that cannot be listened to is closed."""
+    flags = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+    remember = """() => {
+      const media = navigator.mediaDevices, open = media.getUserMedia.bind(media);
+      media.getUserMedia = async (...asked) => (window.heard = await open(...asked));
+    }"""
+    with chromium(playwright, *flags) as browser, opened(browser, address) as page:
+        status(page, "Ready.")
+        page.evaluate(remember)
+        page.click("#record")
+        page.wait_for_function("() => parseFloat(document.getElementById('clock').textContent) > 0")
+        page.evaluate("() => window.heard.getTracks()[0].dispatchEvent(new Event('ended'))")
+        assert status(page, " ms ").startswith("recording: ")
+        assert page.inner_text("#record") == "Record" and page.inner_text("#clock") == ""
+        page.evaluate(
+            "() => { AudioWorklet.prototype.addModule = () => Promise.reject(Error('none')); }"
+        )
+        page.click("#record")
+        status(page, "microphone: none")
+        states = "() => window.heard.getTracks().map((track) => track.readyState)"
+        assert page.evaluate(states) == ["ended"]
+        assert page.inner_text("#record") == "Record"
+
+
+def test_a_file_may_be_chosen_again(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "again.wav"
+    for samples, text in ((SAMPLE.read_bytes(), "seven zero eight"), (b"", "")):
+        file.write_bytes(samples)
+        with page.expect_file_chooser() as chooser:
+            page.click("#file")
+        chooser.value.set_files(file)
+        assert status(page, " ms " if text else "not audio").startswith("again.wav: ")
+        assert page.text_content("#text") == text
+
+
 def test_what_cannot_be_recognised_is_told(page: Page, tmp_path: Path) -> None:
     bad, long = tmp_path / "bad.wav", tmp_path / "long.wav"
     bad.write_bytes(b"no audio at all")
@@ -178,7 +214,13 @@ def test_the_page_asks_for_a_token(browser: Browser) -> None:
         assert "no token" in status(page, "Authorization")
         assert page.is_visible("#token")
         assert page.is_disabled("#file")
-        for token, told in (("wrong", "Authorization"), ("word", "Ready.")):
+        # A header cannot hold the second one; the field stays all the same.
+        for token, told in (
+            ("wrong", "Authorization"),
+            ("wo\u2011rd", "fetch"),
+            ("word", "Ready."),
+        ):
+            assert page.is_visible("#token")
             page.fill("#token", token)
             page.press("#token", "Enter")
             status(page, told)
