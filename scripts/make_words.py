@@ -232,14 +232,21 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
     arguments = parser.parse_args()
     with one_line_errors():
+        for name in ("each", "jobs"):
+            if getattr(arguments, name) < 1:
+                raise UsageError(f"--{name}: a number of 1 or more")
         words = [
             *arguments.words,
             *(word for path in arguments.lists for word in read_text(path, "--from").split()),
             *(line for path in arguments.lines for line in read_text(path, "--lines").splitlines()),
         ]
+        words = [word for word in map(str.strip, words) if word]
         if not words:
             raise UsageError("no word; name some, or a list of them with --from")
-        read_voices(arguments.voices)
+        if wrong := [word for word in words if "/" in word or word in (".", "..")]:
+            raise UsageError(f"{wrong[0]!r}: names no folder; write it without / and dots")
+        if len(read_voices(arguments.voices)) < 2:
+            raise UsageError(f"--voices {arguments.voices}: one voice; mixtures take two or more")
         clips = [
             Clip(word, number, arguments.output / word, arguments.margin)
             for number in range(arguments.each)

@@ -55,7 +55,7 @@ STUDIES = {
         (
             "data.clips_per_class=20", "training.epochs=40", "training.consistency=0",
             "training.validate_every=5", "training.base=''", "training.learning_rate=0.002",
-            "model.cell=lstm", "model.hidden=128", "model.conv_blocks=0",
+            "model.cell=lstm", "model.hidden=128", "model.conv_blocks=0", "augment.filter_db=0",
         ),
         {
             "PCEN in place of log-mels": ("features.kind=pcen",),

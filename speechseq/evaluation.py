@@ -233,8 +233,11 @@ def report_text(report: Report) -> str:
 
 
 def _score_line(name: str, score: Score, resampled: str) -> str:
+    if score.value > score.high:
+        return f"{name} {100 * score.value:.2f} %  (the references hold nothing to be missed)"
     # Without an error, or with nothing but errors, `interval` does not resample.
-    over = "exact, utterances" if score.value in (0.0, 1.0) else f"over {resampled}"
+    is_exact = score.value == 0.0 or score.value == score.high == 1.0
+    over = "exact, utterances" if is_exact else f"over {resampled}"
     return (
         f"{name} {100 * score.value:.2f} %  "
         f"(95 % interval {100 * score.low:.2f}–{100 * score.high:.2f}, {over})"

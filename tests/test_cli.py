@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -340,6 +341,8 @@ def test_nothing_to_transcribe(fails: Callable[..., str], tmp_path: Path) -> Non
         (["data", "stats", "mine.jsonl"], "mine.jsonl: no such manifest; check the name"),
         (["train", "a.yaml", "--resum", "b", "--nothing"], "--nothing"),
         (["models", "a", "b"], "unknown argument b"),
+        (["models", "--", "a", "b"], "unknown argument b"),
+        (["serve", "--", "a"], "unknown argument a"),
     ],
 )
 def test_usage_errors(words: list[str], message: str, fails: Callable[..., str]) -> None:
@@ -370,6 +373,26 @@ def test_the_version(call: Call) -> None:
 )
 def test_an_empty_name_is_no_model(words: list[str], fails: Callable[..., str]) -> None:
     assert "an empty name for a model" in fails(1, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["serve", "--debug"], True),
+        (["--debug", "serve"], True),
+        (["serve"], False),
+        (["transcribe", "a", "--", "--debug"], False),
+    ],
+)
+def test_commands_know_whether_they_are_debugged(
+    words: list[str], found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[argparse.Namespace] = []
+    name = "serve" if "serve" in words else "transcribe"
+    monkeypatch.setattr(COMMANDS[name], "run", seen.append)
+    assert main(words) == 0
+    assert seen[0].debug == found
+    assert name == "serve" or seen[0].inputs == ["a", "--debug"]
 
 
 def test_debug_goes_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
@@ -716,7 +739,9 @@ def test_a_terminal_that_is_not_unicode_gets_what_it_can_show(
     (clips / "é.wav").write_bytes((clips / "a.wav").read_bytes())
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     done = process("transcribe", clips / "é.wav", clips / "a.wav", "-m", run)
-    assert done.returncode == 0 and b"xe9.wav" in done.stdout
+    assert done.returncode == 0 and b"u00e9.wav" in done.stdout
+    done = process("transcribe", clips / "é.wav", "-m", run, "-f", "json")
+    assert json.loads(done.stdout)["file"] == str(clips / "é.wav")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -6,8 +6,10 @@ The only room that prints or exits. Results go to stdout, progress and notes to 
 from __future__ import annotations
 
 import argparse
+import codecs
 import errno
 import io
+import json
 import os
 import sys
 import traceback
@@ -87,6 +89,8 @@ def _take_left_over(parsed: argparse.Namespace, left: Sequence[str]) -> None:
     inputs = getattr(parsed, "inputs", None)
     at = left.index("--") if "--" in left else len(left)
     left, plain = left[:at], left[at + 1 :]
+    if plain and inputs is None:
+        raise UsageError(f"unknown argument {plain[0]}; see speechseq {parsed.command} --help")
     if left and (inputs is None or any(_is_flag(word) for word in left)):
         wrong = next(filter(_is_flag, left), left[0])
         raise UsageError(f"unknown argument {wrong}; see speechseq {parsed.command} --help")
@@ -104,8 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     typed = list(sys.argv[1:] if arguments is None else arguments)
     try:
         # Before and behind every action alike; the parsers name it for --help alone.
-        words = [word for word in typed if word != DEBUG]
-        parsed, left = build_parser().parse_known_args(words)
+        at = typed.index("--") if "--" in typed else len(typed)
+        words = [word for word in typed[:at] if word != DEBUG]
+        parsed, left = build_parser().parse_known_args([*words, *typed[at:]])
+        parsed.debug = len(words) < at
         _take_left_over(parsed, left)
         COMMANDS[parsed.command].run(parsed)
     except SystemExit as error:  # argparse, after --help and --version
@@ -119,7 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             _forget_output()
-            error = SpeechseqError("standard output: its disk is full; free some of it")
+            where = error.filename or "standard output"
+            error = SpeechseqError(f"{where}: its disk is full; free some of it")
         if DEBUG in typed:
             traceback.print_exc()
         elif isinstance(error, SpeechseqError):
@@ -135,6 +142,12 @@ def _forget_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Write what cannot be encoded as JSON does, which stays JSON where it is that."""
+    assert isinstance(error, UnicodeEncodeError)
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
 def run() -> None:
     """Run the command that was typed and exit."""
     for name in ("stdout", "stderr"):
@@ -142,5 +155,6 @@ def run() -> None:
         if stream is None:  # closed by whoever called
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):  # a name or a sign that it cannot print
-            stream.reconfigure(errors="backslashreplace")
+            codecs.register_error("escaped", _escaped)
+            stream.reconfigure(errors="escaped")
     sys.exit(main())

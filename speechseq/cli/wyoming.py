@@ -105,7 +105,8 @@ def run(arguments: argparse.Namespace) -> None:
     logging.basicConfig(
         format="speechseq: %(message)s", level=logging.DEBUG if arguments.debug else logging.ERROR
     )
-    logging.getLogger("speechseq").setLevel(logging.WARNING)
+    least = logging.DEBUG if arguments.debug else logging.WARNING
+    logging.getLogger("speechseq").setLevel(least)
     offers = _offers(recognisers, arguments.model or [None], languages)
     endpoint = Endpoint(Service(recognisers, limits), offers)
     asyncio.run(_serve(endpoint, address, ", ".join(recognisers)))

@@ -30,12 +30,11 @@ def answer_for(form: Form) -> Answer:
         Refusal: it asks for an unknown format or granularity.
     """
     _granularities(form)
-    if form.text("stream") in ("true", "True", "1"):
-        return as_events
     try:
-        return choose(FORMATS, form.text(FORMAT_FIELD, "json"), FORMAT_FIELD)
+        answer = choose(FORMATS, form.text(FORMAT_FIELD, "json"), FORMAT_FIELD)
     except UsageError as error:
         raise _unknown(str(error), FORMAT_FIELD) from None
+    return as_events if form.text("stream").lower() in ("true", "1") else answer
 
 
 def as_json(recognition: Recognition, form: Form) -> Response:

@@ -19,7 +19,7 @@ import socket
 import stat
 import sys
 import wave
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +138,7 @@ class Endpoint:
                 await self._guarded(line)
         except Refusal as refusal:
             await _refuse(line, refusal)
+            await line.read_out()
         except asyncio.CancelledError:  # Python 3.11 takes one that leaves here for an error
             if not self._stopping:
                 raise
@@ -214,7 +215,7 @@ class Endpoint:
                     heard += pcm
                 else:
                     await self._aside(line, event)
-            text = await self._text(heard, sound, self.service.recognisers[name])
+            text = await self._text(heard, sound, self.service.recognisers[name], take)
         await line.write(Transcript(text, language=self._offers[name].language).event())
 
     def _chunk(self, event: Event, sound: Sound, held: int) -> bytes:
@@ -229,13 +230,16 @@ class Endpoint:
             raise too_long(seconds)
         return pcm
 
-    async def _text(self, heard: bytearray, sound: Sound, recogniser: Recogniser) -> str:
+    async def _text(
+        self, heard: bytearray, sound: Sound, recogniser: Recogniser, take: Callable[[int], None]
+    ) -> str:
         if not heard:
             return ""
         seconds = self.service.limits.stream_seconds
         samples = await self.service.read(
             lambda: read_upload(sound.as_wav(heard), recogniser.rate, seconds)
         )
+        take(samples.nbytes)
         found = await self.service.recognise(recogniser, samples)
         return "" if found.text in NO_TEXT else found.text
 
