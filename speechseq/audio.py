@@ -155,7 +155,12 @@ def header_of(path: str | os.PathLike[str]) -> Any:
 
     Raises: as `soundfile.info`.
     """
-    return soundfile.info(os.fsencode(path) if os.name == "posix" else path)
+    return soundfile.info(_as_opened(path))
+
+
+def _as_opened(path: str | os.PathLike[str]) -> bytes | str | os.PathLike[str]:
+    """Return a path as libsndfile takes it: names that are not UTF-8 as the bytes they are."""
+    return os.fsencode(path) if os.name == "posix" else path
 
 
 def write_wav(path: str | os.PathLike[str], samples: np.ndarray, rate: int) -> None:
@@ -229,9 +234,8 @@ def _open(source: str | os.PathLike[str] | BinaryIO, where: str) -> soundfile.So
     if isinstance(source, str | os.PathLike):
         _check_file(source, where)
     try:
-        if os.name == "posix" and isinstance(source, str | os.PathLike):
-            name = os.fsencode(source)  # names that are not UTF-8 go as the bytes they are
-            file = _SoundFile(name)
+        if isinstance(source, str | os.PathLike):
+            file = _SoundFile(_as_opened(source))
         else:
             file = _SoundFile(source)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:

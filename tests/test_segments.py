@@ -31,6 +31,13 @@ def spelt(path: Sequence[int], tokens: int, *, seed: int = 0) -> np.ndarray:
     return (scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)).astype(np.float32)
 
 
+def paths(tokens: int, *, longest: int, most: int) -> st.SearchStrategy[list[int]]:
+    """Tokens, one a frame, in up to so many runs of up to so many frames each."""
+    runs = st.tuples(st.integers(0, tokens - 1), st.integers(1, longest))
+    drawn = st.lists(runs, min_size=1, max_size=most)
+    return drawn.map(lambda found: [token for token, size in found for _ in range(size)])
+
+
 def pieces(log_probs: np.ndarray, sizes: Sequence[int]) -> Iterator[np.ndarray]:
     """Cut frames at these sizes, the last one again and again."""
     begun = 0
@@ -102,9 +109,7 @@ def check_meet(found: Sequence[Segment], frames: int) -> None:
 @given(data=st.data())
 def test_greedy_segments_are_the_whole(vocabulary: Vocabulary, data: st.DataObject) -> None:
     tokens = len(vocabulary)
-    runs = st.tuples(st.integers(0, tokens - 1), st.integers(1, 30))
-    drawn = data.draw(st.lists(runs, min_size=1, max_size=40))
-    path = [token for token, size in drawn for _ in range(size)]
+    path = data.draw(paths(tokens, longest=30, most=40))
     if max(np.diff(np.flatnonzero(np.diff(path, prepend=-1, append=-1))), default=0) > 60:
         return  # a token as long as a segment: see below
     log_probs = spelt(path, tokens)

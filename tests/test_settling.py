@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_segments import paths, spelt
 from test_streaming import LETTERS, blocks
 
 from speechseq.decoding import decoder_for, greedy
@@ -21,14 +22,6 @@ WORDS = Vocabulary("words", (BLANK_TOKEN, "left", "right"))
 
 FRAME_SECONDS = 0.02
 PAUSE = round(PAUSE_SECONDS / FRAME_SECONDS)
-
-
-def spelt(path: Sequence[int], tokens: int, seed: int = 0) -> np.ndarray:
-    """Log-probabilities (frames, tokens) whose best path this is."""
-    rng = np.random.default_rng(seed)
-    scores = rng.uniform(0, 1, (len(path), tokens))
-    scores[np.arange(len(path)), list(path)] += rng.uniform(1.1, 4, len(path))
-    return (scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)).astype(np.float32)
 
 
 def settler(vocabulary: Vocabulary, decoder: str = "greedy") -> Settler:
@@ -51,9 +44,7 @@ def text_of(found: Sequence[Segment], vocabulary: Vocabulary) -> str:
 @given(data=st.data())
 def test_what_greedy_is_sure_of_is_the_whole(vocabulary: Vocabulary, data: st.DataObject) -> None:
     tokens = len(vocabulary)
-    runs = st.tuples(st.integers(0, tokens - 1), st.integers(1, 20))
-    drawn = data.draw(st.lists(runs, min_size=1, max_size=60))
-    path = [token for token, size in drawn for _ in range(size)]
+    path = data.draw(paths(tokens, longest=20, most=60))
     log_probs = spelt(path, tokens)
     if max((len(list(g)) for k, g in itertools.groupby(path) if k == 0), default=0) >= PAUSE:
         return  # a pause ends a word: see below

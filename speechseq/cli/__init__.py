@@ -87,15 +87,19 @@ def build_parser() -> argparse.ArgumentParser:
 def _take_left_over(parsed: argparse.Namespace, left: Sequence[str]) -> None:
     """Let overrides and inputs stand behind flags, too; argparse leaves those over."""
     inputs = getattr(parsed, "inputs", None)
-    at = left.index("--") if "--" in left else len(left)
-    left, plain = left[:at], left[at + 1 :]
-    if plain and inputs is None:
-        raise UsageError(f"unknown argument {plain[0]}; see speechseq {parsed.command} --help")
-    if left and (inputs is None or any(_is_flag(word) for word in left)):
-        wrong = next(filter(_is_flag, left), left[0])
+    before, behind = _at_dashes(left)
+    found = [*before, *behind[1:]]
+    if found and (inputs is None or any(_is_flag(word) for word in before)):
+        wrong = next(filter(_is_flag, before), found[0])
         raise UsageError(f"unknown argument {wrong}; see speechseq {parsed.command} --help")
     if inputs is not None:
-        inputs += [*left, *plain]
+        inputs += found
+
+
+def _at_dashes(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part words before "--", behind which there are no flags."""
+    at = words.index("--") if "--" in words else len(words)
+    return list(words[:at]), list(words[at:])
 
 
 def _is_flag(word: str) -> bool:
@@ -105,13 +109,13 @@ def _is_flag(word: str) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    typed = list(sys.argv[1:] if arguments is None else arguments)
+    before, behind = _at_dashes(sys.argv[1:] if arguments is None else arguments)
+    is_debugged = DEBUG in before
     try:
         # Before and behind every action alike; the parsers name it for --help alone.
-        at = typed.index("--") if "--" in typed else len(typed)
-        words = [word for word in typed[:at] if word != DEBUG]
-        parsed, left = build_parser().parse_known_args([*words, *typed[at:]])
-        parsed.debug = len(words) < at
+        words = [word for word in before if word != DEBUG]
+        parsed, left = build_parser().parse_known_args([*words, *behind])
+        parsed.debug = is_debugged
         _take_left_over(parsed, left)
         COMMANDS[parsed.command].run(parsed)
     except SystemExit as error:  # argparse, after --help and --version
@@ -127,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _forget_output()
             where = error.filename or "standard output"
             error = SpeechseqError(f"{where}: its disk is full; free some of it")
-        if DEBUG in typed:
+        if is_debugged:
             traceback.print_exc()
         elif isinstance(error, SpeechseqError):
             note(f"speechseq: {error}")
@@ -150,11 +154,11 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
 
 def run() -> None:
     """Run the command that was typed and exit."""
+    codecs.register_error("escaped", _escaped)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by whoever called
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):  # a name or a sign that it cannot print
-            codecs.register_error("escaped", _escaped)
             stream.reconfigure(errors="escaped")
     sys.exit(main())

@@ -65,8 +65,8 @@ def loss_sums(log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths:
     """
     log_probs = log_probs.float()
     even = -(log_probs.mean(dim=2) * within(lengths, log_probs.shape[1])).sum()
-    if log_probs.shape[1] == 1 and bool((label_lengths == 1).all()):
-        # A class; for CTC one token in one frame is the same.
+    if log_probs.shape[1] == 1 and len(labels) == len(log_probs):
+        # A class each; for CTC one token in one frame is the same.
         true = nn.functional.nll_loss(log_probs[:, 0], labels, reduction="sum")
     else:
         true = nn.functional.ctc_loss(
