@@ -103,6 +103,54 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return written(tmp_path_factory.mktemp("shards"))
 
 
+DIGIT_RECIPE = """
+data: {{corpus: fsdd, root: "{root}", tokens: words, validation_fraction: 0.2}}
+features: {{rate: 8000, mels: 20, low_hz: 60}}
+model: {{hidden: 24, layers: 1, front_end: stack, time_stride: 2, layer_norm: true}}
+training: {{epochs: 1, batch: 8, learning_rate: 0.01, ema: 0.5}}
+"""
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the layout of FSDD."""
+    from layouts import make_layout
+
+    return make_layout("fsdd", tmp_path_factory.mktemp("corpora"))
+
+
+@pytest.fixture(scope="session")
+def digit_recipe(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small recipe for the digits of `corpus`."""
+    path = tmp_path_factory.mktemp("recipes") / "tiny.yaml"
+    path.write_text(DIGIT_RECIPE.format(root=corpus))
+    return path
+
+
+@pytest.fixture(scope="session")
+def run(digit_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder, trained by the command itself; overrides stand before and behind flags."""
+    from speechseq.cli import main
+
+    place = tmp_path_factory.mktemp("runs") / "tiny"
+    words = ["train", digit_recipe, "training.epochs=20", "-o", place, "--device", "cpu", "seed=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPEECHSEQ_CACHE", str(place.parent / "cache"))
+        assert main([str(word) for word in words]) == 0
+    return place
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """A folder of three clips, one of them below another folder, and a text file."""
+    folder = tmp_path / "clips"
+    (folder / "more").mkdir(parents=True)
+    for name, hertz in (("a.wav", 300.0), ("b.wav", 900.0), ("more/c.WAV", 600.0)):
+        write_wav(folder / name, tone(hertz, 0.4), RATE)
+    (folder / "notes.txt").write_text("no clip")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def client():
     """A client of a server in this process, of two models."""
