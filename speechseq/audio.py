@@ -48,6 +48,9 @@ LEAST_SHARE = 0.98
 MP3_SLACK = 5000
 """Samples by which an mp3's frames may hold more than is played: what the encoder put around."""
 
+LOUDEST = 100.0
+"""Samples beyond were never scaled; some decoders overshoot 1 a little."""
+
 BLOCK_SAMPLES = 1 << 18
 """Samples read at a time, of all channels, or given on if those are more: memory follows what is
 there and not what a header claims."""
@@ -114,7 +117,7 @@ def read_blocks(
 
 
 def check_samples(samples: np.ndarray, where: str) -> None:
-    """See that samples are mono and floats, as all that hears takes them.
+    """See that samples are mono and floats about -1 to 1, as all that hears takes them.
 
     Raises:
         AudioError: they are not.
@@ -125,6 +128,9 @@ def check_samples(samples: np.ndarray, where: str) -> None:
         raise AudioError(f"{where}: samples of {samples.dtype}; floats from -1 to 1 go here")
     if not np.isfinite(samples).all():
         raise AudioError(f"{where}: holds NaN or infinite samples; give numbers from -1 to 1")
+    most = float(np.abs(samples).max(initial=0.0))
+    if most > LOUDEST:
+        raise AudioError(f"{where}: a sample is {most:g}; scale them to -1 to 1")
 
 
 def name_of(source: Source) -> str:

@@ -16,11 +16,11 @@ from speechseq.manifest import Utterance, read_utterance
 from speechseq.metrics import (
     ClassScore,
     accuracy,
-    by_speaker,
     character_errors,
     confusion,
     interval,
     per_class,
+    resampled,
     total_rate,
     word_errors,
 )
@@ -40,11 +40,12 @@ TEXT_LABELS = 16
 
 @dataclass(frozen=True)
 class Score:
-    """A rate with its 95 % interval."""
+    """A rate with its 95 % interval, and what that resamples (`metrics.resampled`)."""
 
     value: float
     low: float
     high: float
+    resampled: str
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,13 @@ class Item:
 class Report:
     """Everything measured. `wer` and `cer` are None for classes, `confusion` where labels are many.
 
-    `task` is the kind of the vocabulary. Rates are shares of 1; `resampled` says what the
-    intervals resample. The real-time factor is computing time (network and decoding) over audio
-    time.
+    `task` is the kind of the vocabulary. Rates are shares of 1. The real-time factor is computing
+    time (network and decoding) over audio time.
     """
 
     task: str
     utterances: int
     speakers: int
-    resampled: str
     accuracy: Score
     wer: Score | None
     cer: Score | None
@@ -181,15 +180,16 @@ def _report(
     hypotheses = [item.hypothesis for item in items]
     speakers = [item.speaker for item in items]
     wrong = [float(r != h) for r, h in zip(references, hypotheses, strict=True)]
-    low, high = interval(wrong, [1.0] * len(wrong), speakers)
+    ones = [1.0] * len(wrong)
+    low, high = interval(wrong, ones, speakers)
+    right = accuracy(references, hypotheses)
     labels = tuple(sorted(set(references)))
     few = len(labels) <= MOST_LABELS and (not sequences or all(" " not in x for x in labels))
     return Report(
         task=vocabulary.kind,
         utterances=len(items),
         speakers=len({item.speaker for item in items if item.speaker}),
-        resampled="speakers" if by_speaker(speakers) else "utterances",
-        accuracy=Score(accuracy(references, hypotheses), 1 - high, 1 - low),
+        accuracy=Score(right, 1 - high, 1 - low, resampled(wrong, ones, speakers)),
         wer=_rate(word_errors, references, hypotheses, speakers) if sequences else None,
         cer=_rate(character_errors, references, hypotheses, speakers) if sequences else None,
         classes=tuple(per_class(references, hypotheses)) if few else (),
@@ -209,8 +209,8 @@ def _rate(
     speakers: Sequence[str],
 ) -> Score:
     counts = count(references, hypotheses)
-    low, high = interval([c.errors for c in counts], [c.total for c in counts], speakers)
-    return Score(total_rate(counts), low, high)
+    sample = [c.errors for c in counts], [c.total for c in counts], speakers
+    return Score(total_rate(counts), *interval(*sample), resampled(*sample))
 
 
 def report_text(report: Report) -> str:
@@ -218,11 +218,11 @@ def report_text(report: Report) -> str:
     lines = [
         f"{report.utterances} utterances, {report.audio_seconds / 60:.1f} min, "
         f"{report.speakers or 'unknown'} speakers",
-        _score_line("accuracy", report.accuracy, report.resampled),
+        _score_line("accuracy", report.accuracy),
     ]
     for name, score in (("WER", report.wer), ("CER", report.cer)):
         if score:
-            lines.append(_score_line(name, score, report.resampled))
+            lines.append(_score_line(name, score))
     lines.append(f"real-time factor {report.real_time_factor:.4f}")
     lines += [f"failed: {message}" for message in report.failed]
     if report.classes:
@@ -232,12 +232,11 @@ def report_text(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _score_line(name: str, score: Score, resampled: str) -> str:
-    if score.value > score.high:
+def _score_line(name: str, score: Score) -> str:
+    if not score.resampled and score.value:
         return f"{name} {100 * score.value:.2f} %  (the references hold nothing to be missed)"
-    # Without an error, or with nothing but errors, `interval` does not resample.
-    is_exact = score.value == 0.0 or score.value == score.high == 1.0
-    over = "exact, utterances" if is_exact else f"over {resampled}"
+    exact = score.resampled in ("", "nothing")
+    over = "exact, utterances" if exact else f"over {score.resampled}"
     return (
         f"{name} {100 * score.value:.2f} %  "
         f"(95 % interval {100 * score.low:.2f}–{100 * score.high:.2f}, {over})"

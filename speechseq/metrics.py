@@ -102,9 +102,16 @@ def per_class(references: Sequence[str], hypotheses: Sequence[str]) -> list[Clas
     ]
 
 
-def by_speaker(groups: Sequence[str]) -> bool:
-    """Tell whether enough speakers are named for intervals to be over them."""
-    return len(set(groups) - {""}) >= LEAST_GROUPS
+def resampled(errors: Sequence[float], totals: Sequence[float], groups: Sequence[str] = ()) -> str:
+    """Return what `interval` resamples: speakers or utterances.
+
+    "nothing" where its bounds are exact, "" where there is nothing that could be wrong.
+    """
+    if not sum(totals):
+        return ""
+    if not any(errors) or list(errors) == list(totals):
+        return "nothing"
+    return "speakers" if len(set(groups) - {""}) >= LEAST_GROUPS else "utterances"
 
 
 def interval(
@@ -121,20 +128,20 @@ def interval(
     Utterances are resampled; whole speakers, where `groups` names at least LEAST_GROUPS of them, as
     one speaker's utterances fail together, and beside them those whose speaker is ''. A resample
     with a total of 0 is drawn anew. Without a single error a bootstrap cannot see that there might
-    have been one: the upper end is then the exact binomial bound over utterances.
+    have been one: the upper end is then the exact binomial bound over utterances; likewise the
+    lower end where all is wrong.
 
     Source: Bisani and Ney 2004, bootstrap estimates for ASR; Clopper and Pearson 1934.
     """
     pairs = np.array([errors, totals], dtype=np.float64)
-    if not pairs.shape[1] or not pairs[1].sum():
+    over = resampled(errors, totals, groups)
+    if not over:
         return 0.0, 1.0
-    exact = 1 - ((1 - level) / 2) ** (1 / pairs.shape[1])
-    if not pairs[0].any():
-        return 0.0, exact
-    if np.array_equal(pairs[0], pairs[1]):
-        return 1 - exact, 1.0
+    if over == "nothing":
+        exact = 1 - ((1 - level) / 2) ** (1 / pairs.shape[1])
+        return (1 - exact, 1.0) if pairs[0].any() else (0.0, exact)
     strata = [pairs]
-    if by_speaker(groups):
+    if over == "speakers":
         speakers = np.array(list(groups))
         _, members = np.unique(speakers[speakers != ""], return_inverse=True)
         whole = [np.bincount(members, weights=row) for row in pairs[:, speakers != ""]]

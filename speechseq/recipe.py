@@ -225,21 +225,21 @@ class TrainingSettings:
     """How the weights are found.
 
     `batch` is the utterances of a step over all processes; each process takes its share in
-    `accumulate` pieces, so that neither changes what is learnt. `precision` is fp32, bf16 or fp16;
-    `tf32` lets GPUs round the factors of fp32 products. After `stop_after_skips` steps in a row
-    without a finite gradient training stops. `schedule` is one_cycle or cosine. `ema` 0 keeps no
-    averaged weights. The `weights` kept are the best by validation, or the last. `patience` is the
-    number of validations without a better score after which training stops; 0 never stops early.
-    `consistency` is the weight of agreement between two views of each utterance, masked
-    differently; 0 makes but one. `intermediate` is the share of the loss that falls on the layer
-    half-way, read through the same head (CTC only). `auxiliary` is the weight of a second task
-    beside CTC: to tell from the mean of all states which tokens are in the text. `logit_adjustment`
-    is for classes of unequal number: in the loss alone, so many times the log of its share in
-    training is added to each class' score, so that the network itself favours none. `base` is a
-    model (bundled name, file or run) to start from: its features, front end and recurrent layers;
-    the head is new, unless the tokens are the same, and learns alone for `frozen_epochs`. `teacher`
-    is a larger model of the same features and tokens, whose log-probabilities are learnt with
-    `teacher_weight`, the texts with the rest.
+    `accumulate` pieces, so that neither changes what is learnt, dropout's draws aside. `precision`
+    is fp32, bf16 or fp16; `tf32` lets GPUs round the factors of fp32 products. After
+    `stop_after_skips` steps in a row without a finite gradient training stops. `schedule` is
+    one_cycle or cosine. `ema` 0 keeps no averaged weights. The `weights` kept are the best by
+    validation, or the last. `patience` is the number of validations without a better score after
+    which training stops; 0 never stops early. `consistency` is the weight of agreement between two
+    views of each utterance, masked differently; 0 makes but one. `intermediate` is the share of
+    the loss that falls on the layer half-way, read through the same head (CTC only). `auxiliary`
+    is the weight of a second task beside CTC: to tell from the mean of all states which tokens are
+    in the text. `logit_adjustment` is for classes of unequal number: in the loss alone, so many
+    times the log of its share in training is added to each class' score, so that the network
+    itself favours none. `base` is a model (bundled name, file or run) to start from: its features,
+    front end and recurrent layers; the head is new, unless the tokens are the same, and learns
+    alone for `frozen_epochs`. `teacher` is a larger model of the same features and tokens, whose
+    log-probabilities are learnt with `teacher_weight`, the texts with the rest.
     """
 
     epochs: int = 30

@@ -181,6 +181,8 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
             f"features.fft_samples {features.fft_samples} is shorter than the window of "
             f"{features.window_samples} samples; raise it or leave it 0"
         )
+    if features.fft_samples % 2:
+        yield f"features.fft_samples {features.fft_samples} is odd; set an even number"
     if not features.low_hz < features.top_hz <= features.rate / 2:
         yield (
             f"features.low_hz {features.low_hz:g} and high_hz {features.top_hz:g} must rise and "

@@ -320,19 +320,21 @@ class Recogniser:
 
     def _recognition(self, log_probs: np.ndarray, duration: float) -> Recognition:
         hypothesis = self._decode(log_probs)
-        sequence = self.vocabulary.is_sequence
-        words = (self._words if sequence else self._class)(hypothesis, duration)
-        return Recognition(text_of(words), words, hypothesis.confidence, duration)
+        if self.vocabulary.is_sequence:
+            words = self._words(hypothesis, duration)
+            return Recognition(text_of(words), words, hypothesis.confidence, duration)
+        return self._class(hypothesis, log_probs[0], duration)
 
-    def _class(self, hypothesis: Hypothesis, duration: float) -> tuple[Word, ...]:
+    def _class(self, best: Hypothesis, log_probs: np.ndarray, duration: float) -> Recognition:
         """Return the class as the only word; none, or unknown, where it is not sure enough."""
-        label = self.vocabulary.tokens[hypothesis.tokens[0]]
-        sure = hypothesis.confidence >= self.recipe.decoding.least_confidence
-        if not sure and UNKNOWN in self.vocabulary.tokens:
+        label, confidence = self.vocabulary.tokens[best.tokens[0]], best.confidence
+        if confidence < self.recipe.decoding.least_confidence:
+            if UNKNOWN not in self.vocabulary.tokens:
+                return Recognition("", (), confidence, duration)
             label = UNKNOWN
-        elif not sure:
-            return ()
-        return (Word(label, 0.0, duration, hypothesis.confidence),)
+            confidence = float(np.exp(log_probs[self.vocabulary.tokens.index(UNKNOWN)]))
+        word = Word(label, 0.0, duration, confidence)
+        return Recognition(text_of([word]), (word,), confidence, duration)
 
 
 def _check_latency(latency_ms: float) -> None:

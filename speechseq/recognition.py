@@ -15,7 +15,7 @@ from speechseq.tokens import Vocabulary
 
 @dataclass(frozen=True)
 class Word:
-    """A recognised word; `start` and `end` are seconds, `confidence` is a probability."""
+    """A recognised word; `start` and `end` are seconds, `confidence` is its probability."""
 
     text: str
     start: float

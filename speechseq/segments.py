@@ -70,16 +70,28 @@ class Confidence:
 
 
 def join(one: Segment, two: Segment) -> Segment:
-    """Join two segments that meet."""
+    """Join two segments that meet; a token that the cut between them fell into is one again."""
     confidence = Confidence()
     confidence.add(one)
     confidence.add(two)
     a, b = one.hypothesis, two.hypothesis
+    sure = a.token_confidences + b.token_confidences
+    whole, behind = len(a.tokens), 0
+    # CTC has a blank between two of the same, so these are one.
+    if a.tokens[-1:] == b.tokens[:1] and a.ends[-1:] == b.starts[:1] == (two.first,):
+        frames = a.ends[-1] - a.starts[-1], b.ends[0] - b.starts[0]
+        logs = np.log(np.maximum(sure[whole - 1 : whole + 1], 1e-300))
+        sure = (
+            *sure[: whole - 1],
+            float(np.exp(np.average(logs, weights=frames))),
+            *sure[whole + 1 :],
+        )
+        whole, behind = whole - 1, 1
     joined = Hypothesis(
-        tokens=a.tokens + b.tokens,
-        starts=a.starts + b.starts,
-        ends=a.ends + b.ends,
-        token_confidences=a.token_confidences + b.token_confidences,
+        tokens=a.tokens + b.tokens[behind:],
+        starts=a.starts + b.starts[behind:],
+        ends=a.ends[:whole] + b.ends,
+        token_confidences=sure,
         confidence=confidence.value,
     )
     return Segment(joined, one.first, two.last)
@@ -99,8 +111,9 @@ class Segmenter:
 
     Frames are decoded together with some that follow, and cut in a pause of what was decoded:
     behind a space, or between any tokens, where tokens are words. A minute without such a place is
-    cut in its longest pause; if the decoder `spells` freely, so that a word may go on behind it,
-    the segments are joined again. Other decoders find whole words in each.
+    cut in its longest pause, or inside a token that is as long; if the decoder `spells` freely, or
+    tokens are words, so that a word may go on behind it, the segments are joined again. Other
+    decoders find whole words in each.
     """
 
     def __init__(
@@ -109,7 +122,7 @@ class Segmenter:
         self._decode = decode
         self._space = vocabulary.space
         self._by_word = vocabulary.kind != "characters"
-        self._joins = not self._by_word and spells
+        self._joins = self._by_word or spells
         self._ahead = round(AHEAD_SECONDS / frame_seconds)
         self._most = round(SEGMENT_SECONDS / frame_seconds) + self._ahead
         self._pause = round(PAUSE_SECONDS / frame_seconds)

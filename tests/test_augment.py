@@ -279,6 +279,17 @@ def test_a_room_leaves_the_edges_silent() -> None:
     assert (clip[3:-3] >= CLIP[3:-3] - 1e-3).all()
 
 
+@pytest.mark.parametrize("name", ["shift", "gain", "noise", "room", "microphone", "all"])
+@pytest.mark.parametrize("seed", range(5))
+def test_edges_are_silent_whatever_is_done(name: str, seed: int) -> None:
+    features = dataclasses.replace(FEATURES, edge_seconds=0.03)
+    clip = CLIP.copy()
+    clip[:3] = clip[-3:] = FLOOR
+    found = augment(clip, features, SETTINGS[name], NOISES, rng(seed))
+    np.testing.assert_allclose(found[[0, 1, 2, -3, -2, -1]], FLOOR, rtol=1e-6)
+    assert (found[3:-3] > FLOOR).any()
+
+
 def test_a_filter_is_the_same_all_through_a_clip_and_leaves_silence() -> None:
     features = dataclasses.replace(FEATURES, edge_seconds=0.03)
     quiet = np.concatenate([np.full((10, 20), FLOOR, np.float32), CLIP])

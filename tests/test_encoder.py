@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
@@ -133,11 +134,11 @@ def test_padding_changes_nothing(cell: str, bidirectional: bool, pooling: str | 
     assert_padding_changes_nothing(network(cell=cell, bidirectional=bidirectional, **head))
 
 
-@pytest.mark.parametrize("front_end", FRONT_ENDS)
-@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("front_end", "stride"),
+    [("none", 1), *itertools.product([x for x in FRONT_ENDS if x != "none"], [1, 2, 3, 4])],
+)
 def test_front_ends_keep_padding_out_and_count_frames(front_end: str, stride: int) -> None:
-    if front_end == "none" and stride > 1:
-        return
     net = network(front_end=front_end, time_stride=stride, channels=4, layer_norm=True, layers=1)
     assert_padding_changes_nothing(net)
     settings = ModelSettings(front_end=front_end, time_stride=stride)

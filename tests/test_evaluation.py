@@ -126,16 +126,30 @@ def test_all_right_is_not_certain() -> None:
     assert "exact, utterances" in report_text(report)
 
 
+def test_every_speakers_error_rate_may_be_the_same() -> None:
+    """Each of three has as many errors as words, but not one in every utterance."""
+    report = measure(["one"] * 6, ["two two", "one"] * 3, speakers=list("aabbcc"))
+    (line,) = (line for line in report_text(report).splitlines() if line.startswith("WER"))
+    assert line == "WER 100.00 %  (95 % interval 100.00–100.00, over speakers)"
+
+
+@pytest.mark.parametrize("heard", ["one", "one two"])
+def test_references_without_a_word_can_only_be_added_to(heard: str) -> None:
+    report = measure([""] * 3, ["", "", heard])
+    (line,) = (line for line in report_text(report).splitlines() if line.startswith("WER"))
+    assert line.endswith("(the references hold nothing to be missed)")
+
+
 def test_speakers_are_resampled_where_they_are_known() -> None:
     said, heard = ["one"] * 8, ["one"] * 6 + ["two"] * 2
     known = measure(said, heard, speakers=list("aabbccdd"))
-    assert (known.speakers, known.resampled) == (4, "speakers")
+    assert (known.speakers, known.accuracy.resampled) == (4, "speakers")
     assert "over speakers" in report_text(known)
     with_silence = measure(said, heard, speakers=["", *"abbccdd"])
-    assert (with_silence.speakers, with_silence.resampled) == (4, "speakers")
+    assert (with_silence.speakers, with_silence.accuracy.resampled) == (4, "speakers")
     for speakers in (list("aaaabbbb"), [""] * 8):
         report = measure(said, heard, speakers=speakers)
-        assert report.resampled == "utterances"
+        assert report.accuracy.resampled == "utterances"
         assert report.speakers == len(set(speakers) - {""})
 
 

@@ -93,6 +93,19 @@ def test_pcen_equals_librosas(hop_seconds: float) -> None:
     np.testing.assert_allclose(found, expected.T, rtol=1e-3, atol=1e-3)
 
 
+def test_pcen_remembers_no_more_of_a_loud_start_than_there_is_left() -> None:
+    own = dataclasses.replace(SETTINGS, kind="pcen")
+    clip = torch.cat([0.5 * noise(4000), torch.zeros(80_000), 1e-4 * noise(4000, seed=1)])
+    pcen = FEATURES["pcen"](own)
+    found = run(pcen, clip)[0][0].numpy()
+    energies = run(FEATURES["log_mel"](own), clip)[0][0].double().exp().numpy()
+    past = energies[0]
+    for frame, energy in enumerate(energies):
+        past = past + pcen_smoothing(own) * (energy - past)
+        expected = (energy / past**0.98 + 2) ** 0.5 - 2**0.5
+        np.testing.assert_allclose(found[frame], expected, rtol=1e-3, atol=1e-3)
+
+
 def test_pcen_hears_the_same_at_any_level() -> None:
     own = dataclasses.replace(SETTINGS, kind="pcen", floor=1e-10)
     clip = noise(8000)

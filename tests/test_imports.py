@@ -106,14 +106,6 @@ print(json.dumps({name: str(getattr(speechseq, name)) for name in speechseq.__al
         speechseq.nothing  # noqa: B018
 
 
-def test_the_version_is_written_the_same_everywhere() -> None:
-    project = PACKAGE.parent / "pyproject.toml"
-    if not project.is_file():
-        pytest.skip("runs beside the sources alone")
-    text = project.read_text()
-    assert f'version = "{speechseq.__version__}"' in text or 'dynamic = ["version"]' in text
-
-
 def undocumented(tree: ast.Module, where: str) -> list[str]:
     """Name every public module, class, function and method without a docstring."""
     found = [] if ast.get_docstring(tree) else [where]

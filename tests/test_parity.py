@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -97,11 +98,11 @@ def test_several_attention_heads(heads: int, more: dict[str, object], tmp_path: 
     assert_parity(tmp_path / "m.onnx", model, {})
 
 
-@pytest.mark.parametrize("front_end", FRONT_ENDS)
-@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("front_end", "stride"),
+    [("none", 1), *itertools.product([x for x in FRONT_ENDS if x != "none"], [1, 2, 3, 4])],
+)
 def test_front_ends(front_end: str, stride: int, tmp_path: Path) -> None:
-    if front_end == "none" and stride > 1:
-        return
     model = {"front_end": front_end, "time_stride": stride, "channels": 4, "layers": 1}
     assert_parity(tmp_path / "m.onnx", {**model, "layer_norm": True, "residual": True}, {})
 

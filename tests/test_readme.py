@@ -75,7 +75,8 @@ def test_the_recipe_in_the_readme_is_a_recipe(tmp_path: Path) -> None:
 
 def test_every_recipe_is_in_its_folders_readme() -> None:
     for recipe in ROOT.glob("recipes/*/*.yaml"):
-        pages = [*recipe.parent.glob("README.md"), ROOT / "recipes" / "librispeech" / "README.md"]
-        names = "".join(page.read_text() for page in pages)
+        page = recipe.parent / "README.md"
+        if recipe.parent.name == "mini_librispeech":
+            page = ROOT / "recipes" / "librispeech" / "README.md"
         if not recipe.name.endswith(".card.yaml"):
-            assert recipe.stem in names, f"{recipe} is in no README"
+            assert recipe.name in page.read_text(), f"{recipe} is in no README"

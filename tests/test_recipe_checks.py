@@ -123,6 +123,7 @@ CONTRADICTIONS = [
         "features.fft_samples 256 is shorter than the window of 400 samples; "
         "raise it or leave it 0",
     ),
+    ("features: {fft_samples: 401}", "features.fft_samples 401 is odd; set an even number"),
     (
         "features: {high_hz: 9000}",
         "features.low_hz 20 and high_hz 9000 must rise and stay under half the rate, 8000; "

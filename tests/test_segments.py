@@ -135,9 +135,20 @@ def test_words_are_not_cut_where_there_is_a_space() -> None:
         assert SPACED.tokens[segment.hypothesis.tokens[-1]] == " "
 
 
-def test_a_token_held_for_over_a_minute_is_spelt_once_a_minute() -> None:
-    found = segmented(spelt([2] * 130, 4), SPACED)
-    assert text_of(found, SPACED) == "aa"
+@VOCABULARIES
+@pytest.mark.parametrize("frames", [130, 400])
+def test_a_token_held_for_minutes_is_one(vocabulary: Vocabulary, frames: int) -> None:
+    log_probs = spelt([0, *[2] * frames, 0, 2], len(vocabulary))
+    found = segmented(log_probs, vocabulary)
+    assert len(found) == 1
+    expected, held = greedy(log_probs), found[0].hypothesis
+    assert (held.tokens, held.starts, held.ends) == (
+        expected.tokens,
+        expected.starts,
+        expected.ends,
+    )
+    # What lies ahead of a cut counts on both sides of it.
+    assert held.token_confidences == pytest.approx(expected.token_confidences, rel=0.01)
 
 
 def test_the_last_pause_is_cut_and_a_long_one_before_a_short_one(

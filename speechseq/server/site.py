@@ -102,7 +102,7 @@ def describe(recogniser: Recogniser) -> dict[str, Any]:
         "rate": recogniser.rate,
         "frame_seconds": recogniser.frame_seconds,
         "edge_seconds": recipe.features.edge_seconds,
-        "log_mel": _log_mel(recipe.features),
+        "log_mel": log_mel_of(recipe.features),
     }
 
 
@@ -111,7 +111,8 @@ def file_of(name: str) -> str:
     return f"models/{quote(name, safe='')}.onnx"
 
 
-def _log_mel(features: FeatureSettings) -> dict[str, Any]:
+def log_mel_of(features: FeatureSettings) -> dict[str, Any]:
+    """Return the settings that page/log_mels.js computes log-mels by."""
     names = (
         "rate",
         "window_samples",

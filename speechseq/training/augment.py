@@ -234,6 +234,7 @@ def silence_edges(log_mels: np.ndarray, features: FeatureSettings) -> np.ndarray
     """Silence the `edge_seconds` at both ends, as they will be in every recording."""
     edge = features.edge_samples // features.hop_samples
     if edge:
+        log_mels = log_mels.copy()  # a cache's, perhaps
         log_mels[:edge] = log_mels[-edge:] = np.log(features.floor)
     return log_mels
 
@@ -251,7 +252,10 @@ def augment(
     noises: Sequence[np.ndarray],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Warp, put into a room, filter, shift, mix with noise and change the level of a clip."""
+    """Warp, put into a room, filter, shift, mix with noise and change the level of a clip.
+
+    The edges are silent whatever was done, as they will be in every recording.
+    """
     if settings.vocal_tract:
         factor = 1 + settings.vocal_tract * rng.uniform(-1, 1)
         log_mels = warp_vocal_tract(log_mels, features, factor)
@@ -261,10 +265,9 @@ def augment(
     if rng.random() < settings.reverberation_probability:
         seconds = rng.uniform(LEAST_REVERBERATION_SECONDS, settings.reverberation_seconds)
         log_mels = reverberate(log_mels, features, seconds, rng.uniform(*DIRECT_DB))
-        log_mels = silence_edges(log_mels, features)
     if settings.filter_db:
         log_mels = log_mels + random_filter(features.mels, settings.filter_db, rng)
-        log_mels = silence_edges(np.maximum(log_mels, np.log(features.floor)), features)
+        log_mels = np.maximum(log_mels, np.log(features.floor))
     reach = round(settings.shift_seconds / features.hop_seconds)
     if reach:
         log_mels = shift(log_mels, int(rng.integers(-reach, reach + 1)), features.floor)
@@ -274,11 +277,10 @@ def augment(
         # Through another filter each time, few noises are many.
         noise = noise + random_filter(features.mels, NOISE_FILTER_DB, rng)
         log_mels = mix_noise(log_mels, noise, ratio, rng)
-        log_mels = silence_edges(log_mels, features)
     if settings.gain_db:
         log_mels = log_mels + rng.uniform(-1, 1) * settings.gain_db * LOG_PER_DECIBEL
         log_mels = np.maximum(log_mels, np.log(features.floor))
-    return log_mels
+    return silence_edges(log_mels, features)
 
 
 def spec_augment(

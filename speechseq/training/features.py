@@ -143,14 +143,17 @@ class PCEN(nn.Module):
     def from_log_mels(self, log_mels: Tensor) -> Tensor:
         """Return the normalised energies (batch, frames, mels) of log-mels."""
         energies = log_mels.exp()
-        first = energies[:, :1]
-        past = first + torchaudio.functional.lfilter(
-            (energies - first).transpose(1, 2),
+        past = torchaudio.functional.lfilter(
+            energies.transpose(1, 2),
             log_mels.new_tensor([1.0, self.smoothing - 1]),
             log_mels.new_tensor([self.smoothing, 0.0]),
             clamp=False,
         ).transpose(1, 2)
-        normalised = (log_mels - PCEN_GAIN * past.clamp(min=PCEN_LEAST).log()).exp()
+        # What is left of the first frame is added, not taken off beforehand: where all terms are
+        # positive, nothing cancels in a quiet that follows a loud start.
+        frames = torch.arange(1, energies.shape[1] + 1, device=energies.device)
+        past = past + energies[:, :1] * (1 - self.smoothing) ** frames[:, None]
+        normalised = (log_mels - PCEN_GAIN * past.log()).exp()
         return (normalised + PCEN_BIAS) ** PCEN_POWER - PCEN_BIAS**PCEN_POWER
 
     def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,9 +164,6 @@ class PCEN(nn.Module):
 PCEN_GAIN, PCEN_BIAS, PCEN_POWER = 0.98, 2.0, 0.5
 PCEN_SECONDS = 0.4
 """Time constant of the smoothed past."""
-
-PCEN_LEAST = 1e-12
-"""Smallest energy of the past; rounding could take it below the floor."""
 
 
 def pcen_smoothing(settings: FeatureSettings) -> float:

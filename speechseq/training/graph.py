@@ -31,7 +31,6 @@ from speechseq.training.features import (
     PCEN,
     PCEN_BIAS,
     PCEN_GAIN,
-    PCEN_LEAST,
     PCEN_POWER,
     LogMel,
     delta_kernel,
@@ -135,24 +134,25 @@ def _finish(graph: Graph, network: SpeechNetwork, frames: str, lengths: str) -> 
 
 def _pcen(graph: Graph, pcen: PCEN, log_mels: str) -> str:
     """Normalise energies by their past: smoothing is a recurrent layer of an affine cell."""
-    energies = graph.add("Exp", log_mels)
-    start = graph.constant([0]), graph.constant([1]), graph.constant([1])
+    energies = graph.add("Transpose", graph.add("Exp", log_mels), perm=[1, 0, 2])
+    start = graph.constant([0]), graph.constant([1]), graph.constant([0])
     first = graph.add("Slice", energies, *start)
-    differences = graph.add("Transpose", graph.add("Sub", energies, first), perm=[1, 0, 2])
     newest, kept = (torch.eye(pcen.dims)[None] * x for x in (pcen.smoothing, 1 - pcen.smoothing))
     smoothed = graph.add(
         "RNN",
-        differences,
+        energies,
         graph.constant(newest),
         graph.constant(kept),
+        "",
+        "",
+        first,
         hidden_size=pcen.dims,
         activations=["Affine"],
         activation_alpha=[1.0],
         activation_beta=[0.0],
     )
     smoothed = graph.add("Squeeze", smoothed, graph.constant([1]))
-    past = graph.add("Add", first, graph.add("Transpose", smoothed, perm=[1, 0, 2]))
-    past = graph.add("Log", graph.add("Max", past, graph.constant(PCEN_LEAST)))
+    past = graph.add("Log", graph.add("Transpose", smoothed, perm=[1, 0, 2]))
     gains = graph.add("Mul", past, graph.constant(PCEN_GAIN))
     normalised = graph.add("Exp", graph.add("Sub", log_mels, gains))
     raised = graph.add("Add", normalised, graph.constant(PCEN_BIAS))

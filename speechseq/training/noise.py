@@ -18,7 +18,7 @@ from speechseq.recogniser import pad
 from speechseq.training.features import LogMel
 
 NOISE_SECONDS = 10.0
-"""Length of each coloured noise, and of the pieces recordings of noise are cut into."""
+"""Length of each noise that is made."""
 
 UNEVEN_NOISES = 24
 """How many noises are made that swell and fade, each with a spectrum of its own."""

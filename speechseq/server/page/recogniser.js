@@ -12,7 +12,8 @@ export function recogniserOf(model) {
   const decode = DECODERS[model.decoder](model.vocabulary);
   const isSequence = model.vocabulary.kind !== "classes";
   return (logProbs, duration) => {
-    const found = decode(logProbs);
+    let found = decode(logProbs);
+    if (!isSequence) found = sureClass(model, found, logProbs);
     const words = (isSequence ? wordsOf : wholeWord)(model, found, duration);
     const text = words.map((word) => word.text).join(" ");
     return { text, words, confidence: found.confidence, duration };
@@ -29,12 +30,17 @@ function textOf({ kind, tokens }, numbers) {
   return kind === "characters" ? units.join("").trim().replace(/\s+/g, " ") : units.join(" ");
 }
 
-/** Return the class as the only word; none, or unknown, where it is not sure enough. */
-function wholeWord({ vocabulary, least_confidence }, { tokens, confidence }, duration) {
-  const sure = confidence >= least_confidence;
-  if (!sure && !vocabulary.tokens.includes(UNKNOWN)) return [];
-  const text = sure ? vocabulary.tokens[tokens[0]] : UNKNOWN;
-  return [{ text, start: 0, end: duration, confidence }];
+/** Return the class; unknown, or none where there is no such, if it is not sure enough. */
+function sureClass({ vocabulary, least_confidence }, found, logProbs) {
+  if (found.confidence >= least_confidence) return found;
+  const unknown = vocabulary.tokens.indexOf(UNKNOWN);
+  if (unknown < 0) return { ...found, tokens: [] };
+  return { ...found, tokens: [unknown], confidence: Math.exp(logProbs.values[unknown]) };
+}
+
+/** Return the class, if there is one, as the only word. */
+function wholeWord({ vocabulary }, { tokens, confidence }, duration) {
+  return tokens.map((n) => ({ text: vocabulary.tokens[n], start: 0, end: duration, confidence }));
 }
 
 /** Gather the tokens between spaces (each token, where tokens are words) into sure words. */
