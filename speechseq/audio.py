@@ -170,8 +170,19 @@ def _as_opened(path: str | os.PathLike[str]) -> bytes | str | os.PathLike[str]:
 
 
 def write_wav(path: str | os.PathLike[str], samples: np.ndarray, rate: int) -> None:
-    """Write samples (samples,) in [-1, 1] as a 16-bit mono wav file."""
-    soundfile.write(path, samples, rate, subtype="PCM_16", format="WAV")
+    """Write samples (samples,) in [-1, 1] as a 16-bit mono wav file.
+
+    Raises:
+        AudioError: the file cannot be written.
+    """
+    try:
+        soundfile.write(path, samples, rate, subtype="PCM_16", format="WAV")
+    except (soundfile.LibsndfileError, OSError) as error:
+        reason = getattr(error, "error_string", None) or error
+        raise AudioError(
+            f"{name_of(path)}: cannot be written ({reason}); check the folder, its permissions "
+            f"and the room on the disk"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -69,4 +69,4 @@ def choose(table: Mapping[str, Entry], name: str, what: str) -> Entry:
     """
     if name in table:
         return table[name]
-    raise UsageError(f"{what}: unknown {what} {name!r}{nearest(name, table)}")
+    raise UsageError(f"{what}: unknown {what.rpartition('.')[2]} {name!r}{nearest(name, table)}")

@@ -260,9 +260,11 @@ def _confusion_lines(counts: np.ndarray, labels: Sequence[str]) -> list[str]:
     if len(labels) > TEXT_LABELS:
         return _frequent_confusions(counts, labels, columns)
     width = max(5, *(len(name) for name in columns))
-    head = " " * width + "".join(f" {name[:7]:>7}" for name in columns)
+    # Names are cut, but not so short that two of them look alike.
+    cut = next(n for n in range(7, width + 8) if len({x[:n] for x in columns}) == len({*columns}))
+    head = " " * width + "".join(f" {name[:cut]:>{cut}}" for name in columns)
     rows = (
-        f"{label:<{width}}" + "".join(f" {count or '·':>7}" for count in row)
+        f"{label:<{width}}" + "".join(f" {count or '·':>{cut}}" for count in row)
         for label, row in zip(labels, counts.tolist(), strict=True)
     )
     return ["said (rows), recognised (columns)", head, *rows]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from speechseq.errors import DataError, ModelError
-from speechseq.model_file import RUN_DATA, RUN_RECIPE
+from speechseq.model_file import RUN_DATA, RUN_RECIPE, RUN_VOCABULARY
 from speechseq.pictures import new_figure, save_png
 from speechseq.recipe_file import read_recipe
 from speechseq.run_table import kept_row, read_metrics
@@ -32,13 +32,17 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class Point:
-    """A run: how many clips it learnt from, its error (a share of 1) on so many words or clips."""
+    """A run: how many clips it learnt from, its error (a share of 1) on so many words or clips.
+
+    `task` is what was learnt: the classes, or which corpus' texts.
+    """
 
     run: str
     start: str
     clips: int
     error: float
     validated: int
+    task: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ def read_point(run: str | os.PathLike[str]) -> Point:
         unit = "words" if recipe.data.tokens != "classes" else "utterances"
         validated = int(sizes["validation"].get(unit, sizes["validation"]["utterances"]))
         clips = int(sizes["train"]["utterances"])
+        told = json.loads((run / RUN_VOCABULARY).read_text(encoding="utf-8"))["tokens"]
         if min(clips, validated) < 1:
             raise ValueError(f"{run / RUN_DATA}: {clips} clips, {validated} {unit}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
@@ -100,15 +105,22 @@ def read_point(run: str | os.PathLike[str]) -> Point:
             f"forecast from runs without"
         )
     start = f"from {base}" if base else "from scratch"
-    return Point(str(run), start, clips, best["validation_error"], validated)
+    task = tuple(told) if recipe.data.tokens == "classes" else (recipe.data.corpus,)
+    return Point(str(run), start, clips, best["validation_error"], validated, task)
 
 
 def fit_laws(points: Sequence[Point]) -> list[Law]:
     """Fit one law to the runs of each way to start: from scratch, or from a base.
 
     Raises:
-        DataError: there are not two sizes of data with any of them.
+        DataError: there are not two sizes of data with any of them, or they are of several corpora.
     """
+    for point in points:
+        if point.task != points[0].task:
+            raise DataError(
+                f"{point.run}: learnt other things than {points[0].run}; forecast from runs on "
+                f"parts of the same data"
+            )
     laws = []
     for start in dict.fromkeys(point.start for point in points):
         own = sorted((p for p in points if p.start == start), key=lambda p: p.clips)

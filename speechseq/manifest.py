@@ -92,7 +92,8 @@ _REQUIRED = ("audio_filepath", "duration", "text")
 def parse_line(line: str, where: str, folder: Path) -> Utterance:
     """Read one manifest line; relative audio paths are taken from `folder`.
 
-    Unknown keys are ignored, as other toolkits write their own beside these.
+    Unknown keys are ignored, as other toolkits write their own beside these; null is as if the
+    key were not there.
 
     Raises:
         DataError: not a JSON object, or a key is missing or of the wrong type.
@@ -103,6 +104,7 @@ def parse_line(line: str, where: str, folder: Path) -> Utterance:
         raise DataError(f"{where}: not JSON ({error}); write one JSON object a line") from None
     if not isinstance(row, dict):
         raise DataError(f"{where}: not a JSON object; write one JSON object a line")
+    row = {name: value for name, value in row.items() if value is not None}
     for name in _REQUIRED:
         if name not in row:
             raise DataError(f"{where}: no {name!r}; add it ({', '.join(_REQUIRED)} are required)")
@@ -131,7 +133,7 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
     path = Path(path)
     try:
         # Not splitlines(): JSON may hold U+2028 and the like inside a text.
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path}: cannot be read ({error}); give a manifest of JSON lines"
@@ -156,17 +158,27 @@ def read_split(path: str | os.PathLike[str], split: str = "", usual: str = "") -
         DataError: as `read_manifest`.
         UsageError: there is no such split, or there are several and none is chosen.
     """
-    utterances = read_manifest(path)
+    return of_split(read_manifest(path), split, usual, where=str(path))
+
+
+def of_split(
+    utterances: list[Utterance], split: str = "", usual: str = "", *, where: str
+) -> list[Utterance]:
+    """Return the utterances of one split, as `read_split`; `where` is what an error names.
+
+    Raises:
+        UsageError: as `read_split`.
+    """
     if any(u.split for u in utterances):
         utterances = [replace(u, split=u.split or "train") for u in utterances]
     names = sorted({u.split for u in utterances if u.split})
     if split or len(names) < 2:
         chosen = [u for u in utterances if not split or u.split == split]
         if not chosen:
-            raise UsageError(f"{path}: no utterance of split {split!r}{nearest(split, names)}")
+            raise UsageError(f"{where}: no utterance of split {split!r}{nearest(split, names)}")
         return chosen
     if usual not in names:
-        raise UsageError(f"{path}: holds several splits ({', '.join(names)}); choose with --split")
+        raise UsageError(f"{where}: holds several splits ({', '.join(names)}); choose with --split")
     return [u for u in utterances if u.split == usual]
 
 

@@ -40,6 +40,7 @@ NEXT_STATES = ("next_h", "next_c")
 RUN_MODEL = "model.onnx"
 RUN_WEIGHTS = "weights.safetensors"
 RUN_RECIPE = "recipe.yaml"
+RUN_VOCABULARY = "vocabulary.json"
 RUN_METRICS = "metrics.jsonl"
 RUN_DATA = "data.json"
 """What a run folder calls its exported model, best weights, resolved recipe, metrics, and how much

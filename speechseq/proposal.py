@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import statistics
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +14,16 @@ import yaml
 from speechseq.audio import header_of
 from speechseq.corpora import CORPORA
 from speechseq.corpora.clips import clips_in
+from speechseq.corpora.folder import SPLITS
 from speechseq.errors import DataError
 from speechseq.files import atomic_write, writing
-from speechseq.manifest import Corpus, Utterance, rank_of, write_manifest
-from speechseq.tokens import KINDS
+from speechseq.held_out import are_classes, are_short, split
+from speechseq.manifest import Corpus, Utterance, write_manifest
+from speechseq.own_data import corpus_of, read_own
+from speechseq.tokens import SILENCE, UNKNOWN
 
 RECIPE, MANIFEST = "recipe.yaml", "data.jsonl"
 """What a proposal's files are called."""
-
-HELD_SHARE = 0.15
-"""Of the data, for validation, and as much for test."""
-
-LEAST_HELD = 20
-"""Fewer utterances than this say nothing; the test split is left out first."""
-
-LEAST_SPEAKERS = 4
-"""Speakers from which on splits are made of whole speakers."""
-
-KNOWN_SHARE = 0.9
-"""Of the utterances, with speakers; each of the others counts as a speaker of its own."""
-
-MOST_CLASSES = 200
-MOST_CLASS_SECONDS = 3.0
-LEAST_CLASS_CLIPS = 3
-"""Texts are classes where they are so few, so short, and there are so many clips of each."""
 
 MOST_LEXICON_WORDS = 500
 """A list of so many words is spelt through; of more, letters are taken as they are heard."""
@@ -48,15 +32,6 @@ BASES = "the front end and the recurrent layers are the base's"
 
 FEW_CLIPS = 30
 """Clips of a class below which more are asked for."""
-
-SPLITS = ("train", "validation", "test")
-SPLIT_NAMES = {
-    **{name: name for name in SPLITS},
-    **dict.fromkeys(("", "training"), "train"),
-    **dict.fromkeys(("dev", "development", "val", "valid"), "validation"),
-    **dict.fromkeys(("eval", "evaluation", "testing"), "test"),
-}
-"""What splits are called, in small letters."""
 
 
 @dataclass(frozen=True)
@@ -77,40 +52,13 @@ class Proposal:
         return "test" if any(u.split == "test" for u in self.utterances) else "validation"
 
 
-def corpus_of(place: Path) -> str:
-    """Return which of the user's layouts a place has: folder, csv or jsonl.
-
-    Raises:
-        DataError: it is none of them.
-    """
-    if not place.exists():
-        raise DataError(f"{place}: no such file or folder; give the place of your data")
-    if place.is_dir():
-        for kind in ("csv", "jsonl"):
-            if (place / f"train.{kind}").is_file():
-                return kind
-        return "folder"
-    kinds = {".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl"}
-    if place.suffix.lower() not in kinds:
-        raise DataError(
-            f"{place}: neither a folder of clips nor .csv nor .jsonl; give one of these"
-        )
-    return kinds[place.suffix.lower()]
-
-
 def propose(place: Path, name: str, base: str = "") -> Proposal:
     """Look at data of one's own and propose a recipe called `name` for it.
 
     Raises:
         DataError: the data cannot be read, or holds too little to learn from.
     """
-    corpus = CORPORA[corpus_of(place)]
-    found = corpus.read(place)
-    # An utterance without a file is silence.
-    found = [
-        replace(u, audio_filepath=u.audio_filepath and os.path.abspath(u.audio_filepath))
-        for u in found
-    ]
+    found, odd = read_own(place)
     utterances, how = split(found)
     by_split = {s: [u for u in utterances if u.split == s] for s in SPLITS}
     train = by_split["train"]
@@ -118,10 +66,15 @@ def propose(place: Path, name: str, base: str = "") -> Proposal:
         raise DataError(
             f"{place}: {len(found)} utterances are too few to hold some out; record more"
         )
+    if {u.text for u in found} == {train[0].text} != {SILENCE} and are_short(found):
+        raise DataError(
+            f"{place}: holds nothing but {train[0].text!r}; add other classes, such as "
+            f"{UNKNOWN} of other speech and {SILENCE} of noise"
+        )
     classes = are_classes(train)
     seconds = sum(u.duration for u in train)
     sections: dict[str, dict[str, tuple[Any, str]]] = {
-        "data": _data(train, classes) | _noise(place, corpus),
+        "data": _data(train, classes) | _noise(place, CORPORA[corpus_of(place)]),
         "features": {} if base else _features(train),
         "model": _head(classes, BASES) if base else _model(len(train), seconds, classes),
         "augment": _augment(classes),
@@ -137,124 +90,10 @@ def propose(place: Path, name: str, base: str = "") -> Proposal:
             "decoder": ("lexicon", "the words of the training texts and no others")
         }
     head = [_summary(name, found, classes), *_splits_said(by_split, how)]
-    return Proposal(utterances, head, sections, list(_warnings(by_split, classes)))
-
-
-# ---- splits ----
-
-
-def split(utterances: Sequence[Utterance]) -> tuple[list[Utterance], str]:
-    """Return the utterances with a split each, and how they were split.
-
-    Splits that the data has are kept; what names none is to learn from. Otherwise whole speakers
-    are held out where enough are known, and else a share of every text's utterances, by a hash of
-    their names, whatever their order. Nothing is held out without which training would lack a
-    label or a character.
-
-    Raises:
-        DataError: a split is called neither train nor validation nor test.
-    """
-    utterances = [replace(u, split=_split_name(u)) for u in utterances]
-    given = {u.split for u in utterances}
-    if "validation" in given:
-        return list(utterances), "as the data has them"
-    held = ("validation",) if "test" in given else ("validation", "test")
-    rest = [u for u in utterances if u.split == "train"]
-    others = [u for u in utterances if u.split != "train"]
-    if HELD_SHARE * len(rest) < LEAST_HELD:
-        held = held[:1]
-    known = [u for u in rest if u.speaker]
-    enough = len({u.speaker for u in known}) >= LEAST_SPEAKERS
-    if enough and len(known) >= KNOWN_SHARE * len(rest):
-        parted = _by_speaker(rest, held) + others
-        if {u.split for u in parted}.issuperset(held):
-            heard = {(u.speaker, u.split) for u in parted if u.speaker}
-            apart = len(heard) == len({speaker for speaker, _ in heard})
-            return parted, "by speakers" + (": none is heard in two splits" if apart else "")
-        return _by_text(rest, held) + others, "evenly over the texts; each speaker has texts alone"
-    return _by_text(rest, held) + others, "evenly over the texts; speakers are not known"
-
-
-def _split_name(utterance: Utterance) -> str:
-    name = utterance.split.strip().lower()
-    if name not in SPLIT_NAMES:
-        raise DataError(
-            f"{utterance.audio_filepath}: split {utterance.split!r}; name it {', '.join(SPLITS)}, "
-            f"or leave it empty to learn from"
-        )
-    return SPLIT_NAMES[name]
-
-
-def _by_speaker(utterances: Sequence[Utterance], held: Sequence[str]) -> list[Utterance]:
-    """Give whole speakers to the held-out splits until each has its share."""
-    counts = Counter(u.speaker or u.key for u in utterances)
-    units: dict[str, set[str]] = defaultdict(set)
-    for utterance, found in zip(utterances, _units(utterances), strict=True):
-        units[utterance.speaker or utterance.key] |= found
-    ranked = sorted(counts, key=rank_of)
-    waiting = [ranked[n] for n in _spare([units[name] for name in ranked])]
-    place: dict[str, str] = {}
-    for name in held:
-        size = 0
-        # One speaker at least for each split, and two to learn from.
-        while (
-            waiting
-            and len(counts) - len(place) > 2
-            and (not size or size + counts[waiting[0]] / 2 < _wanted(utterances))
-        ):
-            size += counts[waiting[0]]
-            place[waiting.pop(0)] = name
-    return [replace(u, split=place.get(u.speaker or u.key, "train")) for u in utterances]
-
-
-def _units(utterances: Sequence[Utterance]) -> list[set[str]]:
-    """Return what each text is made of: its label, or its characters."""
-    kind = "classes" if are_classes(utterances) else "characters"
-    texts = [KINDS[kind](u.text) for u in utterances]
-    return [{text} if kind == "classes" else set(text) for text in texts]
-
-
-def _spare(units: Sequence[Set[str]]) -> list[int]:
-    """Return the numbers of those, in turn, without whom the others still have every unit."""
-    left = Counter(unit for own in units for unit in own)
-    found = []
-    for number, own in enumerate(units):
-        if all(left[unit] > 1 for unit in own):
-            left.subtract(own)
-            found.append(number)
-    return found
-
-
-def _wanted(utterances: Sequence[Utterance]) -> float:
-    return HELD_SHARE * len(utterances)
-
-
-def _by_text(utterances: Sequence[Utterance], held: Sequence[str]) -> list[Utterance]:
-    """Give the same share of every text's utterances to each held-out split."""
-    units = {id(u): own for u, own in zip(utterances, _units(utterances), strict=True)}
-    groups: dict[str, list[Utterance]] = defaultdict(list)
-    repeated = len(utterances) >= LEAST_CLASS_CLIPS * len({u.text for u in utterances})
-    for utterance in utterances:
-        groups[utterance.text if repeated else ""].append(utterance)
-    found = []
-    for group in groups.values():
-        ranked = sorted(group, key=lambda u: rank_of(u.key))
-        spare = _spare([units[id(u)] for u in ranked])
-        count = round(HELD_SHARE * len(group))
-        parts = dict(zip(spare, (name for name in held for _ in range(count)), strict=False))
-        found += [replace(u, split=parts.get(n, "train")) for n, u in enumerate(ranked)]
-    return found
+    return Proposal(utterances, head, sections, [*odd, *_warnings(by_split, classes)])
 
 
 # ---- what is learnt, by what, for how long ----
-
-
-def are_classes(utterances: Sequence[Utterance]) -> bool:
-    """Tell whether texts are labels of short clips, to be classified, and not to be spelt."""
-    texts = Counter(u.text for u in utterances)
-    short = statistics.median(u.duration for u in utterances) <= MOST_CLASS_SECONDS
-    many = len(utterances) >= LEAST_CLASS_CLIPS * len(texts)
-    return short and many and 2 <= len(texts) <= MOST_CLASSES
 
 
 def _data(train: Sequence[Utterance], classes: bool) -> dict[str, tuple[Any, str]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from speechseq.errors import ModelError, SpeechseqError
-from speechseq.model_file import RUN_METRICS, RUN_MODEL, RUN_RECIPE, RUN_WEIGHTS
+from speechseq.model_file import RUN_METRICS, RUN_MODEL, RUN_RECIPE, RUN_VOCABULARY, RUN_WEIGHTS
 from speechseq.recipe import ModelSettings
 from speechseq.recipe_checks import BOUNDS
 from speechseq.recipe_file import read_recipe
@@ -98,7 +98,7 @@ def _find_runs(folder: Path, seen: set[str], errors: list[SpeechseqError]) -> li
             folders.clear()
             continue
         seen.add(real)
-        if RUN_RECIPE in files:
+        if {RUN_RECIPE, RUN_VOCABULARY} <= {*files}:  # `init` writes a recipe alone
             found.append(Path(place))
     if not found and not again and len(errors) == before:
         errors.append(ModelError(f"{folder}: holds no run; train a recipe, or name another"))

@@ -435,3 +435,8 @@ def test_a_name_that_is_not_unicode_is_a_name(tmp_path: Path) -> None:
     name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav")
     Path(name).write_bytes(wav(pcm(100)))
     assert len(read_audio(name, RATE)) == 100
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match=r"a\.wav: cannot be written \(.*\); check the folder"):
+        write_wav(tmp_path / "nowhere" / "a.wav", np.zeros(8, np.float32), 8000)

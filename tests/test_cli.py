@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Call
+from conftest import RATE, Call, tone
 
 from speechseq import __version__
+from speechseq.audio import write_wav
 from speechseq.cli import COMMANDS, main
 from speechseq.cli import data as data_command
 from speechseq.errors import DataError
@@ -411,6 +412,19 @@ def test_evaluating_on_a_manifest(
     assert out.startswith("5 utterances")
     assert "bad.wav" in out
     assert err == "speechseq: 1 of 6 could not be read\n"
+
+
+def test_other_data_are_scored_whole(call: Call, fails, run: Path, tmp_path: Path) -> None:
+    """Nothing of it was held out, as nothing of it was learnt from."""
+    for label in ("one", "two"):
+        (tmp_path / "new" / label).mkdir(parents=True)
+        for number in range(10):
+            path = tmp_path / "new" / label / f"{number}.wav"
+            write_wav(path, tone(300.0, 0.4, seed=number), RATE)
+    words = ["evaluate", run, "--corpus", "folder", "--root", tmp_path / "new"]
+    for more in ([], ["--split", "train"]):
+        assert call(*words, *more)[1].startswith("20 utterances")
+    assert "no utterance of split 'test'" in fails(2, *words, "--split", "test")
 
 
 def test_evaluating_what_is_not_there(

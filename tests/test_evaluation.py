@@ -126,6 +126,14 @@ def test_all_right_is_not_certain() -> None:
     assert "exact, utterances" in report_text(report)
 
 
+def test_labels_that_begin_alike_are_told_apart() -> None:
+    said = ["lights off", "lights on"] * 3
+    classes = Vocabulary.from_texts("classes", said)
+    lines = report_text(measure(said, said, vocabulary=classes)).splitlines()
+    head = lines[lines.index("said (rows), recognised (columns)") + 1]
+    assert head.split() == ["lights", "of", "lights", "on", "(other)"]
+
+
 def test_every_speakers_error_rate_may_be_the_same() -> None:
     """Each of three has as many errors as words, but not one in every utterance."""
     report = measure(["one"] * 6, ["two two", "one"] * 3, speakers=list("aabbcc"))

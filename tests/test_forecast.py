@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -85,6 +86,7 @@ def run(tmp_path: Path):
         (folder / "recipe.yaml").write_text(f"name: x\ntraining: {{base: '{base}'}}\n")
         sizes = {"train": {"utterances": clips}, "validation": {"utterances": 200}}
         (folder / "data.json").write_text(json.dumps(sizes))
+        (folder / "vocabulary.json").write_text('{"tokens": ["no", "yes"]}')
         row = {"epoch": 1, "seconds": 1.0, "validation_error": error, "validation_loss": 1.0}
         (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
         return folder
@@ -94,8 +96,16 @@ def run(tmp_path: Path):
 
 def test_points_are_read_from_runs(run) -> None:
     folder = run("a", 40, 0.25)
-    assert read_point(folder) == Point(str(folder), "from scratch", 40, 0.25, 200)
+    assert read_point(folder) == Point(str(folder), "from scratch", 40, 0.25, 200, ("folder",))
     assert read_point(run("b", 40, 0.25, "models/digits.onnx")).start == "from models/digits.onnx"
+
+
+def test_runs_that_learnt_other_things_say_nothing_of_each_other(run) -> None:
+    points = [read_point(run("a", 40, 0.25)), read_point(run("b", 80, 0.2))]
+    assert len(fit_laws(points)) == 1
+    other = dataclasses.replace(points[1], task=("no", "yes"))
+    with pytest.raises(DataError, match="learnt other things than"):
+        fit_laws([points[0], other])
 
 
 def test_clips_of_other_corpora_do_not_count_as_ones_own(run) -> None:

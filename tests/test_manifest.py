@@ -117,7 +117,7 @@ MALFORMED = [
     (json.dumps({**GOOD, "audio_filepath": 5}), "'audio_filepath' is 5; a string goes here"),
     (json.dumps({**GOOD, "duration": "1"}), "'duration' is '1'; a number goes here"),
     (json.dumps({**GOOD, "duration": True}), "'duration' is True; a number goes here"),
-    (json.dumps({**GOOD, "duration": None}), "'duration' is None; a number goes here"),
+    (json.dumps({**GOOD, "duration": None}), "no 'duration'; add it"),
     (json.dumps({**GOOD, "text": ["a\nb"]}), r"'text' is ['a\nb']; a string goes here"),
     (json.dumps({**GOOD, "speaker": 3}), "'speaker' is 3; a string goes here"),
     (json.dumps({**GOOD, "offset": "0"}), "'offset' is '0'; a number goes here"),

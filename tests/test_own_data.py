@@ -8,7 +8,8 @@ import pytest
 from layouts import text, tone
 
 from speechseq.corpora import CORPORA
-from speechseq.errors import DataError
+from speechseq.errors import AudioError, DataError
+from speechseq.own_data import read_own
 
 
 def test_folder_without_splits_is_train(tmp_path: Path) -> None:
@@ -66,11 +67,11 @@ def test_csv_columns(where: str, what: str, tmp_path: Path) -> None:
         (["path,words", "a.wav,go"], "no column text or transcript"),
         (["name,text", "a.wav,go"], "no column audio_filepath or path"),
         (["path,text"], "holds no rows"),
-        (["path,text", "a.wav"], "row 2 does not fit"),
-        (["path,text", "a.wav,go,on"], "row 2 does not fit"),
+        (["path,text", "a.wav"], "line 2 does not fit"),
+        (["path,text", "a.wav,go,on"], "line 2 does not fit"),
         (["path,text", 'a.wav,"go'], "not a CSV"),
-        (["path,text,offset", "a.wav,go,1s"], "row 2 has offset '1s'; write seconds from 0 on"),
-        (["path,text,duration", "a.wav,go,-1"], "row 2 has duration '-1'; write seconds"),
+        (["path,text,offset", "a.wav,go,1s"], "line 2 has offset '1s'; write seconds from 0 on"),
+        (["path,text,duration", "a.wav,go,-1"], "line 2 has duration '-1'; write seconds"),
     ],
 )
 def test_csv_refusals(lines: list[str], message: str, tmp_path: Path) -> None:
@@ -86,3 +87,102 @@ def test_jsonl_split_of_a_line_counts(tmp_path: Path) -> None:
     text(tmp_path / "mine.jsonl", [line + "}", line + ', "split": "test"}'])
     found = CORPORA["jsonl"].read(tmp_path / "mine.jsonl")
     assert [(u.split, u.duration) for u in found] == [("train", 1.0), ("test", 1.0)]
+
+
+SPREADSHEETS = {
+    "semicolons": "path;text\na.wav;go, on\n;\n",
+    "tabs": "path\ttext\na.wav\tgo, on\n\t\n",
+    "what Excel writes": "\ufeffsep=;\r\nPath; Text\r\na.wav;go, on\r\n",
+    "spaces": 'Path, Text\na.wav,"go, on"\n,,\n',
+}
+
+
+@pytest.mark.parametrize("name", SPREADSHEETS)
+def test_csvs_of_spreadsheets(name: str, tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav")
+    (tmp_path / "mine.csv").write_bytes(SPREADSHEETS[name].encode())
+    (found,) = CORPORA["csv"].read(tmp_path / "mine.csv")
+    assert (Path(found.audio_filepath).name, found.text) == ("a.wav", "go, on")
+
+
+def test_columns_that_are_there_are_named(tmp_path: Path) -> None:
+    text(tmp_path / "mine.csv", ["wave,text", "a.wav,go"])
+    with pytest.raises(
+        DataError, match=r"no column .*path.* in the first line, which has 'wave', "
+    ):
+        CORPORA["csv"].read(tmp_path / "mine.csv")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_other_encodings_are_said(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_bytes("path,text\na.wav,schön\n".encode(encoding))
+    with pytest.raises(DataError, match="not UTF-8; save it so"):
+        CORPORA["csv"].read(tmp_path / "mine.csv")
+
+
+def test_lines_are_counted_as_an_editor_does(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("sep=,\npath,text\n,,\na.wav\n")
+    with pytest.raises(DataError, match="line 4 does not fit"):
+        CORPORA["csv"].read(tmp_path / "mine.csv")
+
+
+def test_missing_clips_are_counted(tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav")
+    text(tmp_path / "mine.csv", ["path,text", "gone.wav,go", "a.wav,go", "lost.wav,go"])
+    with pytest.raises(AudioError, match=r"gone\.wav: no such file.*\(and 1 more of 3 clips fail"):
+        CORPORA["csv"].read(tmp_path / "mine.csv")
+
+
+@pytest.mark.parametrize("name", ["val", "dev"])
+def test_folders_of_splits_have_several_names(name: str, tmp_path: Path) -> None:
+    tone(tmp_path / "train" / "On" / "a.wav")
+    tone(tmp_path / name / "On" / "b.wav")
+    found = {Path(u.audio_filepath).stem: u.split for u in CORPORA["folder"].read(tmp_path)}
+    assert found == {"a": "train", "b": "validation"}
+
+
+def test_null_in_a_manifest_is_nothing(tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav")
+    row = '{"audio_filepath": "a.wav", "duration": 0, "text": "go", "speaker": null}'
+    (tmp_path / "m.jsonl").write_text("\ufeff" + row + "\n", encoding="utf-8")
+    (found,) = CORPORA["jsonl"].read(tmp_path / "m.jsonl")
+    assert (found.speaker, found.duration) == ("", 1.0)
+
+
+# ---- what init reads ----
+
+
+def test_recordings_that_are_not_used_are_counted(tmp_path: Path) -> None:
+    tone(tmp_path / "On" / "a.wav")
+    tone(tmp_path / "On" / "a.flac")  # another recording of that name
+    tone(tmp_path / "On" / "ann" / "b.wav")
+    tone(tmp_path / "c.wav")
+    tone(tmp_path / "_background_noise_" / "hum.wav")
+    (tmp_path / "On" / "d.m4a").touch()
+    found, odd = read_own(tmp_path)
+    assert [Path(u.audio_filepath).name for u in found] == ["a.wav"]
+    (said,) = odd
+    assert said.startswith(f"4 recordings are not used, {tmp_path / 'On' / 'a.flac'} first")
+
+
+def test_labels_lose_needless_spaces_and_repetitions(tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav", seconds=2.0)
+    rows = ["path,text,offset,duration", "a.wav,go on ,0,1", "a.wav,go  on,1,1", "a.wav,go on,0,1"]
+    text(tmp_path / "mine.csv", rows)
+    found, odd = read_own(tmp_path / "mine.csv")
+    assert [(u.text, u.offset) for u in found] == [("go on", 0.0), ("go on", 1.0)]
+    assert odd == ["1 utterances are listed more than once, and taken once"]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ("a.wav,off,0", "is listed as 'on' and as 'off'; drop one of them"),
+        ("a.wav,off,3", "holds no sound 3 s from its start; drop it"),
+    ],
+)
+def test_clips_that_cannot_be_learnt_from_are_named(row: str, says: str, tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav")
+    text(tmp_path / "mine.csv", ["path,text,offset", "a.wav,on,0", row])
+    with pytest.raises(DataError, match=says):
+        read_own(tmp_path / "mine.csv")

@@ -14,18 +14,12 @@ from conftest import RATE, TONES, tone
 from speechseq.audio import write_wav
 from speechseq.cli import main
 from speechseq.corpora import CORPORA
+from speechseq.corpora.folder import SPLITS
 from speechseq.errors import DataError
+from speechseq.held_out import HELD_SHARE, are_classes, split
 from speechseq.manifest import Utterance, read_manifest, shared_speakers, write_manifest
-from speechseq.proposal import (
-    HELD_SHARE,
-    SPLITS,
-    are_classes,
-    corpus_of,
-    propose,
-    recipe_text,
-    split,
-    write_proposal,
-)
+from speechseq.own_data import corpus_of
+from speechseq.proposal import propose, recipe_text, write_proposal
 from speechseq.recipe import Recipe
 from speechseq.recipe_file import read_recipe
 from speechseq.tokens import SILENCE
@@ -364,6 +358,15 @@ def test_a_label_ends_no_comment(folder: Path) -> None:
     hostile = dataclasses.replace(proposal, warnings=["few of turn\non: 1\u2028x: 2"])
     text = recipe_text(hostile, "mine", Path("data.jsonl"))
     assert "# Mind: few of turn on: 1 x: 2.\n" in text
+
+
+def test_one_class_alone_is_refused(tmp_path: Path) -> None:
+    for number in range(20):
+        path = tmp_path / "mine" / "yes" / f"{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_wav(path, tone(300, 0.3, seed=number), RATE)
+    with pytest.raises(DataError, match="holds nothing but 'yes'; add other classes, such as _unk"):
+        propose(tmp_path / "mine", "mine")
 
 
 def test_too_little_to_hold_some_out(tmp_path: Path) -> None:

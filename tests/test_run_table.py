@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from speechseq.cli import main
 from speechseq.errors import ModelError
-from speechseq.model_file import RUN_METRICS, RUN_MODEL, RUN_RECIPE, RUN_WEIGHTS
+from speechseq.model_file import RUN_METRICS, RUN_MODEL, RUN_RECIPE, RUN_VOCABULARY, RUN_WEIGHTS
 from speechseq.run_table import (
     HEADER_BYTES,
     count_parameters,
@@ -59,6 +59,7 @@ NETWORK = {"head.bias": [17], "head.weight": [17, 240], "scale": [], "features.c
 def make_run(run: Path, *rows: dict[str, Any], name: str = "digits") -> Path:
     run.mkdir(parents=True)
     (run / RUN_RECIPE).write_text(RECIPE.format(name=name))
+    (run / RUN_VOCABULARY).write_text("{}")
     if rows:
         (run / RUN_METRICS).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
         (run / RUN_WEIGHTS).write_bytes(weights(NETWORK))

@@ -86,5 +86,7 @@ def test_a_command_has_help(name: str) -> None:
 @pytest.mark.parametrize("table", CODE_TABLES)
 def test_a_misspelt_entry_is_answered_with_the_nearest(table: str) -> None:
     name = max(CODE_TABLES[table], key=len)
-    with pytest.raises(UsageError, match=f"unknown {table}.*did you mean.*{name}"):
+    with pytest.raises(
+        UsageError, match=f"{table}: unknown {table.split('.')[-1]} .*did you mean.*{name}"
+    ):
         choose(CODE_TABLES[table], f"{name}x", table)

@@ -68,19 +68,24 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _evaluated(arguments: argparse.Namespace, recogniser: Recogniser) -> list[Utterance]:
     from speechseq.corpora import CORPORA
-    from speechseq.manifest import read_split
-    from speechseq.recipe import DataSettings
+    from speechseq.manifest import of_split, read_split
     from speechseq.splits import load_split
 
     if arguments.manifest:
         return read_split(arguments.manifest, arguments.split or "", usual="test")
     settings = recogniser.recipe.data
-    if arguments.corpus and arguments.corpus != settings.corpus:
-        options = {name: getattr(settings, name) for name in CORPORA[arguments.corpus].options}
-        settings = DataSettings(corpus=arguments.corpus, **options)
+    corpus = CORPORA[arguments.corpus or settings.corpus]
     root = arguments.root or _root_of_run(Path(arguments.model), settings.corpus)
-    settings = dataclasses.replace(settings, root=root)
-    return load_split(settings, arguments.split or "test", recogniser.recipe.seed)
+    if corpus.name == settings.corpus and (corpus.splits or not arguments.root):
+        settings = dataclasses.replace(settings, root=root)
+        return load_split(settings, arguments.split or "test", recogniser.recipe.seed)
+    # Other data than the model was trained on: nothing of its splits was held out for training.
+    options = {name: getattr(settings, name) for name in corpus.options}
+    if corpus.splits:
+        return corpus.utterances(arguments.split or "test", root=root, **options)
+    return of_split(
+        corpus.read(corpus.locate(root), **options), arguments.split or "", "test", where=root
+    )
 
 
 def _root_of_run(run: Path, corpus: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from speechseq.audio import SUFFIXES, duration_seconds
-from speechseq.errors import DataError
+from speechseq.errors import AudioError, DataError
 from speechseq.manifest import Utterance
 
 _THREADS = 8
@@ -57,17 +57,26 @@ def measured(utterances: Iterable[Utterance]) -> list[Utterance]:
     """Fill in the durations that are 0 from the headers of the audio files.
 
     Raises:
-        AudioError: a clip cannot be read.
+        AudioError: clips cannot be read; the first is named, the others are counted.
     """
     utterances = list(utterances)
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(_measure, utterances))
+        found = list(pool.map(_measure, utterances))
+    failed = [error for error in found if isinstance(error, AudioError)]
+    if len(failed) > 1:
+        raise AudioError(f"{failed[0]} (and {len(failed) - 1} more of {len(found)} clips fail)")
+    if failed:
+        raise failed[0]
+    return [utterance for utterance in found if isinstance(utterance, Utterance)]
 
 
-def _measure(utterance: Utterance) -> Utterance:
+def _measure(utterance: Utterance) -> Utterance | AudioError:
     if utterance.duration or not utterance.audio_filepath:
         return utterance
-    seconds = duration_seconds(utterance.audio_filepath) - utterance.offset
+    try:
+        seconds = duration_seconds(utterance.audio_filepath) - utterance.offset
+    except AudioError as error:
+        return error
     return replace(utterance, duration=max(seconds, 0.0))
 
 
@@ -103,7 +112,11 @@ def read_text(path: Path) -> str:
     """
     try:
         return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{path}: not UTF-8; save it so (a spreadsheet calls it CSV UTF-8)"
+        ) from None
+    except OSError as error:
         raise DataError(f"{path}: cannot be read ({error}); correct or replace it") from None
 
 

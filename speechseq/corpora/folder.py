@@ -10,6 +10,14 @@ from speechseq.errors import DataError
 from speechseq.manifest import Corpus, Utterance
 
 SPLITS = ("train", "validation", "test")
+SPLIT_NAMES = {
+    **{name: name for name in SPLITS},
+    **dict.fromkeys(("", "training"), "train"),
+    **dict.fromkeys(("dev", "development", "val", "valid"), "validation"),
+    **dict.fromkeys(("eval", "evaluation", "testing"), "test"),
+}
+"""What splits are called, in small letters; no name is to learn from."""
+
 NOISE = "_background_noise_"
 
 
@@ -17,7 +25,8 @@ def read(place: Path) -> list[Utterance]:
     """List the clips of every class, with a split of train.
 
     A folder of noise recordings, `_background_noise_`, is no class: training mixes them in.
-    Where the classes lie inside folders train, validation or test, those are the splits. Clips
+    Where the classes lie inside folders train, validation (val, dev) or test, those are the
+    splits. Clips
     called {speaker}_nohash_{n}, as in Speech Commands, name their speakers.
 
     Raises:
@@ -26,7 +35,7 @@ def read(place: Path) -> list[Utterance]:
     if not place.is_dir():
         raise DataError(f"{place}: not a folder; give one with a folder of clips for each class")
     folders = [path for path in folders_in(place) if path.name != NOISE]
-    splits = [path for path in folders if path.name in SPLITS and not clips_in(path)]
+    splits = [path for path in folders if path.name in SPLIT_NAMES and not clips_in(path)]
     if splits and len(splits) != len(folders):
         odd = next(path.name for path in folders if path not in splits)
         raise DataError(f"{place}: {odd!r} lies beside {splits[0].name!r}; move it into a split")
@@ -39,7 +48,7 @@ def read(place: Path) -> list[Utterance]:
                     f"{label}: holds no clips of {', '.join(SUFFIXES)}, but other things; put the "
                     f"clips right into it, or move it away"
                 )
-            split = parent.name if splits else "train"
+            split = SPLIT_NAMES[parent.name] if splits else "train"
             found += [
                 Utterance(str(clip), 0.0, label.name, hashed_speaker(name), split=split)
                 for name, clip in clips.items()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from speechseq.corpora.clips import measured, read_text
 from speechseq.corpora.folder import SPLITS
@@ -20,7 +23,8 @@ def read_csv(place: Path) -> list[Utterance]:
     """List a CSV's rows, or those of train.csv, validation.csv and test.csv in a folder.
 
     Columns: path, file or audio_filepath; text, transcript, label or class; optionally speaker,
-    split, and offset and duration in seconds. Relative paths are taken from the CSV's folder.
+    split, and offset and duration in seconds; upper or lower case. Commas, semicolons or tabs
+    separate them, as spreadsheets do. Relative paths are taken from the CSV's folder.
 
     Raises:
         DataError: a file cannot be read, has no such columns, or a row is incomplete.
@@ -60,22 +64,36 @@ def _files(place: Path, suffix: str) -> list[tuple[Path, str]]:
 
 
 def _read_rows(path: Path, split: str) -> list[Utterance]:
+    text = read_text(path)
+    told = re.match(r"sep=(.)\r?\n", text)  # what Excel understands
+    text = text[told.end() :] if told else text
+    head = text.partition("\n")[0]
+    separator = told[1] if told else max(",;\t", key=head.count)
     try:
-        rows = list(csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True))
+        table = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
+        table.fieldnames = [name.strip().lower() for name in table.fieldnames or ()]
+        before = 1 if told else 0
+        rows = [(before + table.line_num, row) for row in table if _says(row)]
     except csv.Error as error:
         raise DataError(f"{path}: not a CSV ({error}); correct the line") from None
     if not rows:
         raise DataError(f"{path}: holds no rows; write a line of column names and one a clip")
-    where, what = _column(path, rows[0], _PATH_COLUMNS), _column(path, rows[0], _TEXT_COLUMNS)
+    names = table.fieldnames
+    where, what = _column(path, names, _PATH_COLUMNS), _column(path, names, _TEXT_COLUMNS)
     found = []
-    for number, row in enumerate(rows, start=2):
+    for number, row in rows:
         if None in row or not row[where] or row[what] is None:
-            raise DataError(f"{path}: row {number} does not fit the columns; correct it")
+            raise DataError(f"{path}: line {number} does not fit the columns; correct it")
         clip, speaker = str(path.parent / row[where]), row.get("speaker") or ""
         begin, seconds = (_seconds(path, number, row, name) for name in ("offset", "duration"))
         its_split = row.get("split") or split
         found.append(Utterance(clip, seconds, row[what], speaker, begin, its_split))
     return found
+
+
+def _says(row: Mapping[str, Any]) -> bool:
+    """Tell a row from an empty one, of separators alone; what has no column is a list of itself."""
+    return any(value and any(value) for value in row.values())
 
 
 def _seconds(path: Path, number: int, row: dict[str, str], name: str) -> float:
@@ -85,15 +103,18 @@ def _seconds(path: Path, number: int, row: dict[str, str], name: str) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < LONGEST_SECONDS:
-        raise DataError(f"{path}: row {number} has {name} {row[name]!r}; write seconds from 0 on")
+        raise DataError(f"{path}: line {number} has {name} {row[name]!r}; write seconds from 0 on")
     return seconds
 
 
-def _column(path: Path, row: dict[str, str], names: tuple[str, ...]) -> str:
+def _column(path: Path, columns: Sequence[str], names: Sequence[str]) -> str:
     for name in names:
-        if name in row:
+        if name in columns:
             return name
-    raise DataError(f"{path}: no column {' or '.join(names)}; name one so in the first line")
+    raise DataError(
+        f"{path}: no column {' or '.join(names)} in the first line, which has "
+        f"{', '.join(map(repr, columns))}; name one so"
+    )
 
 
 CSV = Corpus(

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -46,10 +46,12 @@ from speechseq.training.preflight import (
 from speechseq.training.run_folder import (
     MODEL,
     WEIGHTS,
+    alone,
     begin_run,
     begun_with,
     read_run,
     refuse_other_data,
+    refuse_other_settings,
     refuse_run,
 )
 from speechseq.training.step import Note, Training
@@ -93,7 +95,8 @@ def train(
     if where.type == "cuda" and world.size > 1:
         where = torch.device("cuda", world.local_rank)
         torch.cuda.set_device(where)
-    with _flushed_denormals(), _one_line(world), joined(world, where) as world:
+    mine = alone(run) if world.writes else nullcontext()
+    with mine, _flushed_denormals(), _one_line(world), joined(world, where) as world:
         resume = bool(world.total(torch.tensor(float(resume), device=where)) > 0)
         training = prepare(
             recipe, run, device=where, world=world, resume=resume, note=note, show=show
@@ -156,6 +159,7 @@ def prepare(
     vocabulary: Vocabulary | None = None
     if resume:
         recipe, vocabulary = read_run(run)
+        refuse_other_settings(run, recipe)
     else:
         refuse_run(run)
     _check_precision(recipe, device, note)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,14 @@ import yaml
 
 from speechseq import __version__
 from speechseq.errors import DataError, ModelError
-from speechseq.files import atomic_write
+from speechseq.files import atomic_write, cache_folder, writing
 from speechseq.manifest import MANIFEST
 from speechseq.model_file import (
     RUN_DATA,
     RUN_METRICS,
     RUN_MODEL,
     RUN_RECIPE,
+    RUN_VOCABULARY,
     RUN_WEIGHTS,
     bundled_names,
 )
@@ -32,11 +36,28 @@ from speechseq.tokens import Vocabulary
 from speechseq.training.encoder import choose_device, load_network, torch_network
 
 RECIPE = RUN_RECIPE
-VOCABULARY = "vocabulary.json"
+VOCABULARY = RUN_VOCABULARY
 VERSIONS = "versions.json"
 WEIGHTS = RUN_WEIGHTS
 METRICS = RUN_METRICS
 BAD_BATCH = "bad_batch.jsonl"
+
+_SETTINGS = "settings"
+"""Where RUN_DATA keeps the recipe that a run began with."""
+
+MAY_CHANGE = (
+    "name",
+    "data.root",
+    "data.noise",
+    "data.cache_ram_gigabytes",
+    *(f"data.{name}" for name in MANIFEST_SETTINGS),
+    "training.base",
+    "training.teacher",
+    "training.keep_checkpoints",
+    "decoding",
+)
+"""What of a run's recipe may be another when it is resumed: places, and what no weight follows
+from. Whether the data are the same is seen by themselves."""
 MODEL = RUN_MODEL
 
 
@@ -46,7 +67,7 @@ def begin_run(
     """Make a run folder with what a training starts from; `sizes` say how much each split holds.
 
     Raises:
-        ModelError: a run is there already.
+        ModelError: a run, or a recipe that is no run's, is there already.
     """
     refuse_run(run)
     recipe = _placed(recipe)
@@ -59,7 +80,7 @@ def begin_run(
     for name, text in (
         (VOCABULARY, json.dumps(vocabulary.to_dict(), ensure_ascii=False)),
         (VERSIONS, json.dumps(versions)),
-        (RUN_DATA, json.dumps(sizes)),
+        (RUN_DATA, json.dumps({**sizes, _SETTINGS: recipe.to_dict()})),
         (RECIPE, yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)),
     ):
         with atomic_write(run / name) as file:
@@ -87,9 +108,41 @@ def refuse_other_data(run: Path, sizes: Mapping[str, Mapping[str, Any]]) -> None
             )
 
 
+def refuse_other_settings(run: Path, recipe: Recipe) -> None:
+    """Raise a ModelError where a run's recipe is not the one it began with, as somebody edited it.
+
+    Weights of another shape would not fit, and what it says of how it was trained would be false.
+    """
+    try:
+        began = json.loads((run / RUN_DATA).read_text(encoding="utf-8"))[_SETTINGS]
+        before = dict(_flat(began))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return  # a run of before it was written down
+    for key, value in _flat(recipe.to_dict()):
+        section = key.partition(".")[0]
+        if before.get(key, value) != value and not {key, section} & {*MAY_CHANGE}:
+            raise ModelError(
+                f"{run / RECIPE}: {key} is {value}, and was {before[key]} when the run began; "
+                f"set it back, or train into another folder"
+            )
+
+
+def _flat(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield a recipe's settings by their dotted names, values as JSON has them."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{key}", _plain(x)) for key, x in value.items())
+        else:
+            yield name, _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def holds_run(run: Path) -> bool:
-    """Tell whether a run was begun in a folder."""
-    return (run / RECIPE).exists()
+    """Tell whether a run was begun in a folder: `init` writes a recipe, too, but no vocabulary."""
+    return (run / RECIPE).exists() and (run / VOCABULARY).exists()
 
 
 def begun_with(run: Path, recipe: Recipe) -> bool:
@@ -132,10 +185,40 @@ def _model_place(name: str) -> str:
     return name if name in bundled_names() else _place(name)
 
 
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Keep others on this machine from training in a folder meanwhile; Windows cannot.
+
+    Raises:
+        ModelError: another process trains in it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    # Beside the features, as the folder of a run that may yet be refused is not to be made.
+    name = hashlib.sha256(os.fsencode(run.resolve())).hexdigest()[:32]
+    lock = cache_folder() / "locks" / name
+    with writing(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = open(lock, "ab")  # noqa: SIM115 (closed below)
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ModelError(
+                f"{run}: another process is training in it; wait for it, or name another with -o"
+            ) from None
+        yield
+
+
 def refuse_run(run: Path) -> None:
-    """Raise a ModelError where a run is already."""
+    """Raise a ModelError where a run is already, or a recipe that one would write over."""
     if holds_run(run):
         raise ModelError(f"{run}: holds a run already; name another with -o, or --resume it")
+    if (run / RECIPE).exists():
+        raise ModelError(f"{run}: holds a recipe that is no run's; name another folder with -o")
 
 
 def read_run(run: Path) -> tuple[Recipe, Vocabulary]:

@@ -1,0 +1,77 @@
+"""The folder of a run: no recipe of one's own, no two trainings, no other settings."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from speechseq.errors import ModelError
+from speechseq.recipe_file import read_recipe
+from speechseq.training.loop import train
+from speechseq.training.run_folder import RECIPE, alone
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    """A finished run that may be spoilt."""
+    return shutil.copytree(run, tmp_path / "copy")
+
+
+def edit(run: Path, section: str, **values: object) -> None:
+    tree = yaml.safe_load((run / RECIPE).read_text())
+    tree[section] |= values
+    (run / RECIPE).write_text(yaml.safe_dump(tree))
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [("model", "hidden", 7), ("training", "epochs", 21), ("augment", "speeds", [0.9, 1.0])],
+)
+def test_a_recipe_edited_meanwhile_is_named(
+    copy: Path, fails, section: str, name: str, value: object
+) -> None:
+    before = getattr(getattr(read_recipe(copy / RECIPE), section), name)
+    before = list(before) if isinstance(before, tuple) else before
+    edit(copy, section, **{name: value})
+    said = fails(1, "train", "--resume", copy)
+    assert f"recipe.yaml: {section}.{name} is {value}, and was {before} when" in said
+
+
+def test_what_no_weight_follows_from_may_be_edited(copy: Path, call) -> None:
+    edit(copy, "training", keep_checkpoints=1)
+    edit(copy, "decoding", least_confidence=0.1)
+    edit(copy, "data", cache_ram_gigabytes=1.0)
+    assert call("train", "--resume", copy, "--device", "cpu")[0] == 0
+
+
+def test_a_run_of_before_settings_were_written_down_is_resumed(copy: Path, call) -> None:
+    (copy / "data.json").unlink()
+    assert call("train", "--resume", copy, "--device", "cpu")[0] == 0
+
+
+def test_no_two_train_in_one_folder(digit_recipe: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with alone(run):
+        with pytest.raises(ModelError, match="run: another process is training in it"):
+            train(read_recipe(digit_recipe), run, device="cpu")
+        assert not run.exists()
+        with alone(tmp_path / "other"):
+            pass
+    with alone(run):
+        pass
+
+
+def test_a_recipe_of_ones_own_is_no_run_and_is_not_written_over(
+    digit_recipe: Path, tmp_path: Path, fails, call
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    shutil.copy(digit_recipe, mine / RECIPE)
+    said = fails(1, "train", mine / RECIPE, "-o", mine)
+    assert "mine: holds a recipe that is no run's; name another folder" in said
+    assert (mine / RECIPE).read_text() == digit_recipe.read_text()
+    assert "not a run folder" in fails(1, "train", "--resume", mine)
+    assert "holds no run" in fails(1, "runs", tmp_path)
