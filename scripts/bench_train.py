@@ -45,7 +45,7 @@ from speechseq.training.step import Training
 Item = tuple[Tensor, Tensor]
 """One clip of the plain script: features (frames, mels) and token numbers."""
 
-EPOCH_AIM = 1.3
+EPOCH_AIM = 1.15
 """Greatest ratio of an epoch to the bare network's forward and backward."""
 
 

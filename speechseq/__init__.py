@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from speechseq.errors import SpeechseqError
-    from speechseq.recogniser import Recogniser, Recognition, load
+    from speechseq.recogniser import Recogniser, load
+    from speechseq.recognition import Recognition
 
 # onnxruntime counts uses and reports them to its maker, unless it is told so before its import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -18,7 +19,7 @@ __all__ = ["Recogniser", "Recognition", "SpeechseqError", "__version__", "load"]
 _HOMES = {
     "load": "speechseq.recogniser",
     "Recogniser": "speechseq.recogniser",
-    "Recognition": "speechseq.recogniser",
+    "Recognition": "speechseq.recognition",
     "SpeechseqError": "speechseq.errors",
 }
 

@@ -25,7 +25,8 @@ from speechseq.metrics import (
     word_errors,
 )
 from speechseq.pictures import new_figure, save_png
-from speechseq.recogniser import CLIPS_SECONDS, Recogniser, Recognition, by_length
+from speechseq.recogniser import CLIPS_SECONDS, Recogniser, by_length
+from speechseq.recognition import Recognition
 from speechseq.tokens import Vocabulary
 
 BATCH_SECONDS = 60.0

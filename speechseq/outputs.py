@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-from speechseq.recogniser import Recognition, Word
+from speechseq.recognition import Recognition, Word
 
 CUE_SECONDS = 6.0
 CUE_LETTERS = 84

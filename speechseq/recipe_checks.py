@@ -166,14 +166,13 @@ def _number(value: str | int) -> float | str | int:
 
 def _check_together(recipe: Recipe, where: str) -> None:
     """Check what only shows when several settings are seen together."""
-    for problem in _contradictions(recipe):
-        raise UsageError(f"{where}: {problem}")
+    for problems in (_of_features, _of_model, _of_augmentation, _of_learning):
+        for problem in problems(recipe):
+            raise UsageError(f"{where}: {problem}")
 
 
-def _contradictions(recipe: Recipe) -> Iterator[str]:
-    features, model, augment = recipe.features, recipe.model, recipe.augment
-    if not 0 <= recipe.seed < 2**32:  # the generators of numpy and PyTorch take no other
-        yield f"seed {recipe.seed} is not from 0 to {2**32 - 1}; choose one that is"
+def _of_features(recipe: Recipe) -> Iterator[str]:
+    features = recipe.features
     if features.hop_samples < 1 or features.window_samples < 2:
         yield "features.hop_seconds and window_seconds are under a sample; raise them"
     if features.transform_samples < features.window_samples:
@@ -190,13 +189,15 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         )
     if features.kind == "mfcc" and features.coefficients > features.mels:
         yield "features.coefficients is more than features.mels; lower it"
+
+
+def _of_model(recipe: Recipe) -> Iterator[str]:
+    features, model = recipe.features, recipe.model
     if (model.head == "ctc") != (recipe.data.tokens != "classes"):
         yield (
             f"model.head {model.head} does not go with data.tokens {recipe.data.tokens}; "
             f"ctc takes characters or words, classify takes classes"
         )
-    if recipe.decoding.decoder == "lexicon" and recipe.data.tokens != "characters":
-        yield "decoding.decoder lexicon spells words in characters; use data.tokens characters"
     if model.front_end == "none" and model.time_stride != 1:
         yield "model.time_stride needs model.front_end stack or conv; choose one"
     if model.conv_blocks and model.front_end != "conv":
@@ -208,20 +209,14 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield "model.projection mixes both directions' last states; use pooling mean"
     if model.attention_heads > 1 and (model.head != "classify" or model.pooling != "attention"):
         yield "model.attention_heads are for model.head classify with pooling attention; set 1"
-    if recipe.training.logit_adjustment and model.head != "classify":
-        yield "training.logit_adjustment evens out classes, which need model.head classify; set 0"
-    if recipe.training.intermediate and (model.head != "ctc" or model.layers < 2):
-        yield "training.intermediate needs model.head ctc and two model.layers or more; set it to 0"
-    if recipe.data.unknown_words and recipe.data.tokens != "classes":
-        yield "data.unknown_words are classes, which need data.tokens classes; leave them out"
-    if recipe.training.auxiliary and model.head != "ctc":
-        yield "training.auxiliary is a task beside CTC, which needs model.head ctc; set it to 0"
-    if recipe.training.frozen_epochs and not recipe.training.base:
-        yield "training.frozen_epochs waits for nothing without training.base; set it to 0"
-    if augment.vocal_tract and features.mel_scale != "htk":
-        yield "augment.vocal_tract warps HTK mels; use features.mel_scale htk"
     if model.front_end == "conv" and model.time_stride > 4:
         yield "model.time_stride over 4 would step over frames; lower it or use front_end stack"
+
+
+def _of_augmentation(recipe: Recipe) -> Iterator[str]:
+    features, model, augment = recipe.features, recipe.model, recipe.augment
+    if augment.vocal_tract and features.mel_scale != "htk":
+        yield "augment.vocal_tract warps HTK mels; use features.mel_scale htk"
     if augment.join > 1 and model.head != "ctc":
         yield "augment.join makes strings, which need model.head ctc; set it to 1"
     if augment.splice and model.head != "classify":
@@ -239,3 +234,21 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield "augment.speeds holds a factor outside 0.25 to 4; correct it"
     if augment.noise_low_db > augment.noise_high_db:
         yield "augment.noise_low_db is above noise_high_db; swap them"
+
+
+def _of_learning(recipe: Recipe) -> Iterator[str]:
+    model, training = recipe.model, recipe.training
+    if not 0 <= recipe.seed < 2**32:  # the generators of numpy and PyTorch take no other
+        yield f"seed {recipe.seed} is not from 0 to {2**32 - 1}; choose one that is"
+    if recipe.decoding.decoder == "lexicon" and recipe.data.tokens != "characters":
+        yield "decoding.decoder lexicon spells words in characters; use data.tokens characters"
+    if training.logit_adjustment and model.head != "classify":
+        yield "training.logit_adjustment evens out classes, which need model.head classify; set 0"
+    if training.intermediate and (model.head != "ctc" or model.layers < 2):
+        yield "training.intermediate needs model.head ctc and two model.layers or more; set it to 0"
+    if recipe.data.unknown_words and recipe.data.tokens != "classes":
+        yield "data.unknown_words are classes, which need data.tokens classes; leave them out"
+    if training.auxiliary and model.head != "ctc":
+        yield "training.auxiliary is a task beside CTC, which needs model.head ctc; set it to 0"
+    if training.frozen_epochs and not training.base:
+        yield "training.frozen_epochs waits for nothing without training.base; set it to 0"

@@ -32,9 +32,14 @@ from speechseq.model_file import (
     read_model,
 )
 from speechseq.recipe import Recipe
-from speechseq.recognition import Listener, WordFinder, frame_seconds, text_of
-from speechseq.recognition import Recognition as Recognition
-from speechseq.recognition import Word as Word
+from speechseq.recognition import (
+    Listener,
+    Recognition,
+    Word,
+    WordFinder,
+    frame_seconds,
+    text_of,
+)
 from speechseq.segments import Confidence, Segment, Segmenter
 from speechseq.spotting import Spotter
 from speechseq.stream_frames import LATENCY_MS, CarriedFrames, Frames, HearOn, State, frames_within

@@ -19,7 +19,8 @@ from speechseq.errors import DataError, SpeechseqError
 from speechseq.evaluation import Report, draw_confusion, evaluate, report_text
 from speechseq.manifest import Utterance
 from speechseq.metrics import interval
-from speechseq.recogniser import Recogniser, Recognition
+from speechseq.recogniser import Recogniser
+from speechseq.recognition import Recognition
 from speechseq.tokens import Vocabulary
 
 RATE = 8000

@@ -93,6 +93,30 @@ def test_the_command_line_answers_usage_without_the_network() -> None:
     assert not loaded & {"numpy", "onnxruntime", "soundfile", *HEAVY}
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["transcribe", "x", "--jobs", "0"],
+        ["transcribe", "nothere*"],
+        ["evaluate", "digits", "--png", "a.jpg"],
+        ["forecast", "a", "-o", "a.jpg"],
+        ["plot", "a", "-o", "a.jpg"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_wrong_flags_are_answered_without_the_network(words: list[str]) -> None:
+    code = f"""
+import contextlib, io, json, sys
+from speechseq.cli import main
+with contextlib.redirect_stderr(io.StringIO()):
+    code = main({words})
+print(json.dumps({{"code": code, "modules": sorted(sys.modules)}}))
+"""
+    found = fresh(code)
+    assert found["code"] == 2
+    assert not set(found["modules"]) & {"onnxruntime", *HEAVY}
+
+
 def test_public_names_resolve() -> None:
     code = """
 import json, speechseq

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from speechseq.outputs import CUE_LETTERS, CUE_PAUSE_SECONDS, CUE_SECONDS, WRITERS, cue_text, cues
-from speechseq.recogniser import Recognition, Word
+from speechseq.recognition import Recognition, Word
 
 RECOGNITION = Recognition(
     text="zwei drei",

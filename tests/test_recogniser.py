@@ -20,7 +20,8 @@ from speechseq.errors import AudioError, ModelError, UsageError
 from speechseq.long_audio import LONG_SECONDS
 from speechseq.recipe import DecodingSettings, Recipe
 from speechseq.recipe_checks import recipe_from_dict
-from speechseq.recogniser import Network, Recogniser, Recognition, Word, by_length, load, pad
+from speechseq.recogniser import Network, Recogniser, by_length, load, pad
+from speechseq.recognition import Recognition, Word
 from speechseq.tokens import BLANK_TOKEN, UNKNOWN, Vocabulary
 from speechseq.training.encoder import SpeechNetwork
 from speechseq.training.export import export_network
@@ -528,5 +529,5 @@ def test_a_device_that_is_not_there_is_named(model: Path) -> None:
 
 def test_an_unknown_decoder_is_named() -> None:
     made = dataclasses.replace(recipe(), decoding=DecodingSettings("greedyy"))
-    with pytest.raises(UsageError, match=r"unknown decoding.decoder 'greedyy'; did you mean"):
+    with pytest.raises(UsageError, match=r"unknown decoder 'greedyy'; did you mean"):
         Recogniser(network([0], 4), CHARACTERS, made)

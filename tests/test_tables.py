@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 from layouts import LAYOUTS
@@ -63,7 +64,10 @@ def test_a_corpus_says_what_it_is(name: str) -> None:
         assert corpus.licence
         assert corpus.homepage.startswith(("https://", "http://"))
         assert corpus.made_by or (len(corpus.splits) >= 2 and corpus.archives)
-        assert all(archive.url.startswith(("https://", "http://")) for archive in corpus.archives)
+    for archive in corpus.archives:
+        assert archive.url.startswith(("https://", "http://"))
+        assert archive.file_name.endswith((".tar.gz", ".zip"))
+        assert re.fullmatch(r"([0-9a-f]{64})?", archive.sha256)
 
 
 def test_folders_are_shared_only_by_editions_of_one_corpus() -> None:

@@ -44,10 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    _check(arguments)
     from speechseq.evaluation import draw_confusion, evaluate, report_text
     from speechseq.files import atomic_write
 
-    _check(arguments)
     recogniser = open_recogniser(
         arguments.model, arguments.device, arguments.decoder, arguments.least_confidence
     )

@@ -21,12 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from speechseq.forecast import draw_forecast, fit_laws, forecast_text, read_point
-
     output = arguments.output
     if output:
         check_png(output)
     refuse_existing(arguments.force, output)
+    from speechseq.forecast import draw_forecast, fit_laws, forecast_text, read_point
+
     laws = fit_laws([read_point(name) for name in arguments.inputs])
     print(forecast_text(laws))
     if output:

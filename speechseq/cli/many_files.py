@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ProcessPoolExecutor
 
     from speechseq.audio import Source
-    from speechseq.recogniser import Recogniser, Recognition
+    from speechseq.recogniser import Recogniser
+    from speechseq.recognition import Recognition
 
     Answer = Recognition | SpeechseqError
     Work = Callable[[list[str]], list[Answer]]

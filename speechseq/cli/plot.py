@@ -26,11 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from speechseq.run_plot import draw_curves
-
     output = arguments.output
     check_png(output)
     refuse_existing(arguments.force, output)
+    from speechseq.run_plot import draw_curves
+
     curves, failed = _read(arguments.inputs)
     if curves:
         draw_curves(curves, output, overwrite=arguments.force)

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from speechseq.errors import UsageError, choose
 from speechseq.outputs import WRITERS, cues
-from speechseq.recogniser import Recognition, Word
+from speechseq.recognition import Recognition, Word
 from speechseq.server.forms import Form
 from speechseq.server.refusal import Refusal
 

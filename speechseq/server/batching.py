@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from speechseq.recogniser import BATCH_SECONDS, Recogniser, Recognition
+from speechseq.recogniser import BATCH_SECONDS, Recogniser
+from speechseq.recognition import Recognition
 from speechseq.server.limits import Limits
 
 LIKE = 0.75
