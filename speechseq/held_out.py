@@ -65,6 +65,8 @@ def split(utterances: Sequence[Utterance]) -> tuple[list[Utterance], str]:
 def _split_name(utterance: Utterance) -> str:
     name = utterance.split.strip().lower()
     if name not in SPLIT_NAMES:
+        name = name.split("-")[0]  # train-clean-100, dev-clean-2
+    if name not in SPLIT_NAMES:
         raise DataError(
             f"{utterance.audio_filepath}: split {utterance.split!r}; name it {', '.join(SPLITS)}, "
             f"or leave it empty to learn from"

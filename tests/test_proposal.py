@@ -360,6 +360,12 @@ def test_a_label_ends_no_comment(folder: Path) -> None:
     assert "# Mind: few of turn on: 1 x: 2.\n" in text
 
 
+def test_splits_may_have_the_names_of_public_corpora() -> None:
+    names = ["train-clean-5", "dev-clean-2", "test-other"]
+    found, _ = split([Utterance(f"{name}.wav", 1.0, "a b", split=name) for name in names])
+    assert tuple(u.split for u in found) == SPLITS
+
+
 def test_one_class_alone_is_refused(tmp_path: Path) -> None:
     for number in range(20):
         path = tmp_path / "mine" / "yes" / f"{number}.wav"

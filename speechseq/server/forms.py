@@ -131,7 +131,9 @@ def _text(name: str, data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise _damaged(f"{name[:80]!r}: not UTF-8") from None
+        raise _damaged(
+            f"{name[:80]!r}: not UTF-8, where a text goes; audio's field is 'file'"
+        ) from None
 
 
 def _damaged(message: str) -> Refusal:

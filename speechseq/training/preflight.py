@@ -65,11 +65,12 @@ def preflight(ready: Ready, recipe: Recipe, *, network: SpeechNetwork, steps: in
 def says_of(training: Split, validation: Split, vocabulary: Vocabulary) -> list[str]:
     """Say what a listed training split holds, and the validation split."""
     both = len(shared_speakers(training.utterances, validation.utterances))
+    known = any(u.speaker for u in training.utterances)
     return [
         counted("train", training),
         counted("validation", validation),
         _coverage(training, vocabulary),
-        f"speakers in both: {both}",
+        f"speakers in both: {both if known else 'not known'}",
     ]
 
 
