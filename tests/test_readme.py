@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from speechseq.cli import COMMANDS, build_parser
+from speechseq.model_file import bundled_names, read_model
 from speechseq.recipe import Recipe
 from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recipe_file import read_recipe
@@ -71,6 +72,15 @@ def test_the_recipe_in_the_readme_is_a_recipe(tmp_path: Path) -> None:
     assert recipe.data.corpus == "folder"
     assert recipe == recipe_from_dict(recipe.to_dict(), "again")
     assert recipe != Recipe(name="mine")
+
+
+@pytest.mark.parametrize("name", bundled_names())
+def test_a_bundled_models_score_stands_in_the_readme(name: str) -> None:
+    """What its card says was measured; a row of the README's table says the same."""
+    told = re.findall(r"([\d.]+ %) (\([\d.]+–[\d.]+)", str(read_model(name).card["scores"]))
+    rows = [x for x in (ROOT / "README.md").read_text().splitlines() if x.startswith("| ")]
+    rows = [row for row in rows if f"`{name}`" in row or "the same" in row]
+    assert any(all(part in row for part in score) for row in rows for score in told), told
 
 
 def test_every_recipe_is_in_its_folders_readme() -> None:
