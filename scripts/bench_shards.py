@@ -27,9 +27,9 @@ from command_line import one_line_errors
 
 from speechseq.corpora.shards import index_path
 from speechseq.manifest import Utterance, read_utterance
+from speechseq.padding import pad
 from speechseq.recipe import Recipe
 from speechseq.recipe_checks import recipe_from_dict
-from speechseq.recogniser import pad
 from speechseq.tokens import Vocabulary
 from speechseq.training.data import Share, collate
 from speechseq.training.distributed import World

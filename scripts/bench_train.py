@@ -31,9 +31,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_se
 from torch.utils.data import DataLoader, Dataset
 
 from speechseq.manifest import Utterance, read_utterance
+from speechseq.padding import pad
 from speechseq.recipe import AugmentSettings, Recipe
 from speechseq.recipe_file import read_recipe
-from speechseq.recogniser import pad
 from speechseq.splits import training_splits
 from speechseq.training.distributed import World
 from speechseq.training.encoder import CELLS, FRONT_ENDS

@@ -25,7 +25,8 @@ from speechseq.cli.terminal import add_force, refuse_existing
 from speechseq.corpora import CORPORA
 from speechseq.errors import DataError
 from speechseq.manifest import Utterance, read_utterance, write_manifest
-from speechseq.recogniser import Recogniser, load, pad
+from speechseq.padding import pad
+from speechseq.recogniser import Recogniser, load
 
 FOREIGN = {"arabic_speech_commands": "arabic "}
 """Corpora whose words are spelt like others but sound otherwise, and what tells them apart."""

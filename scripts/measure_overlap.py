@@ -25,7 +25,8 @@ from speechseq.errors import DataError, UsageError
 from speechseq.long_audio import windows
 from speechseq.manifest import Utterance, read_utterance
 from speechseq.model_file import DEFAULT_MODEL
-from speechseq.recogniser import FREE_DECODER, Recogniser, pad
+from speechseq.padding import pad
+from speechseq.recogniser import FREE_DECODER, Recogniser
 from speechseq.segments import Segmenter
 
 CONTEXTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)

@@ -27,9 +27,10 @@ from speechseq.evaluation import Score, evaluate
 from speechseq.files import atomic_write
 from speechseq.manifest import Utterance, read_manifest, read_utterance, write_manifest
 from speechseq.model_file import RUN_MODEL
+from speechseq.padding import pad
 from speechseq.pictures import new_figure, save_png
 from speechseq.recipe_file import read_recipe
-from speechseq.recogniser import load, pad
+from speechseq.recogniser import load
 from speechseq.run_table import read_metrics
 from speechseq.splits import hold_out
 from speechseq.training.encoder import SpeechNetwork, load_network, parameters

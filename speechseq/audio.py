@@ -226,6 +226,11 @@ def _seekable(source: Source, where: str) -> Iterator[str | os.PathLike[str] | B
         if not source:
             raise AudioError(f"{where}: empty; give an audio file")
         yield io.BytesIO(source)
+    elif not hasattr(source, "seekable"):
+        raise AudioError(
+            f"a {type(source).__name__}: one path, bytes, a binary stream or an array of samples "
+            f"goes here; several files go to transcribe_many"
+        )
     elif source.seekable():
         yield source
     else:

@@ -24,8 +24,9 @@ from speechseq.metrics import (
     total_rate,
     word_errors,
 )
+from speechseq.padding import by_length
 from speechseq.pictures import new_figure, save_png
-from speechseq.recogniser import CLIPS_SECONDS, Recogniser, by_length
+from speechseq.recogniser import CLIPS_SECONDS, Recogniser
 from speechseq.recognition import Recognition
 from speechseq.tokens import Vocabulary
 

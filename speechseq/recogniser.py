@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from speechseq.audio import Source, check_samples, read_audio, read_blocks
+from speechseq.audio import Source, read_audio, read_blocks
 from speechseq.decoding import Hypothesis, decoder_for
-from speechseq.errors import AudioError, ModelError, SpeechseqError, UsageError
+from speechseq.errors import ModelError, SpeechseqError, UsageError
 from speechseq.long_audio import (
     LONG_SECONDS,
     Counted,
@@ -24,16 +24,15 @@ from speechseq.long_audio import (
 )
 from speechseq.model_file import (
     DEFAULT_MODEL,
-    END_FRAME,
-    FIRST_FRAME,
-    INPUTS,
-    OUTPUTS,
     ModelFile,
     read_model,
 )
+from speechseq.onnx_network import onnx_hear_on, onnx_network
+from speechseq.padding import by_length, pad
 from speechseq.recipe import Recipe
 from speechseq.recognition import (
     Listener,
+    Network,
     Recognition,
     Word,
     WordFinder,
@@ -42,7 +41,7 @@ from speechseq.recognition import (
 )
 from speechseq.segments import Confidence, Segment, Segmenter
 from speechseq.spotting import Spotter
-from speechseq.stream_frames import LATENCY_MS, CarriedFrames, Frames, HearOn, State, frames_within
+from speechseq.stream_frames import LATENCY_MS, CarriedFrames, Frames, HearOn, frames_within
 from speechseq.streaming import Settler, Stream
 from speechseq.tokens import UNKNOWN, Vocabulary
 
@@ -59,9 +58,6 @@ CLIPS_SECONDS = 600.0
 
 FREE_DECODER = "greedy"
 """The decoder that spells whatever it hears; any other finds whole words."""
-
-Network = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""``samples (batch, samples), lengths -> log_probs (batch, frames, tokens), lengths``, arrays."""
 
 
 class Recogniser:
@@ -345,77 +341,6 @@ class Recogniser:
 def _check_latency(latency_ms: float) -> None:
     if not latency_ms >= 0:
         raise UsageError(f"latency {latency_ms:g}: milliseconds, 0 or more, go here")
-
-
-def by_length(sizes: Mapping[int, int], most: int) -> Iterator[list[int]]:
-    """Yield the numbers of clips, the longest first, in batches of at most `most` padded samples.
-
-    A longer clip is a batch of its own.
-    """
-    order = sorted(sizes, key=sizes.__getitem__, reverse=True)
-    begun = 0
-    while begun < len(order):
-        size = max(most // sizes[order[begun]], 1)
-        yield order[begun : begun + size]
-        begun += size
-
-
-def pad(clips: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Stack clips into (batch, samples) float32, zeros behind the short ones, and their lengths.
-
-    Raises:
-        AudioError: a clip is empty, or not of mono floats.
-    """
-    for number, clip in enumerate(clips):
-        check_samples(clip, f"clip {number}")
-        if not clip.size:
-            raise AudioError(f"clip {number}: holds no samples; give longer audio")
-    lengths = np.array([len(clip) for clip in clips], dtype=np.int64)
-    samples = np.zeros((len(clips), lengths.max()), dtype=np.float32)
-    for row, clip in enumerate(clips):
-        samples[row, : len(clip)] = clip
-    return samples, lengths
-
-
-def onnx_network(model: ModelFile) -> Network:
-    """Return the network of a model file, run by onnxruntime."""
-
-    def run(samples: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        log_probs, frames = _run(model, OUTPUTS, (samples, lengths))
-        return log_probs, frames
-
-    return run
-
-
-def onnx_hear_on(model: ModelFile) -> HearOn | None:
-    """Return what runs a model file's network from where it was; None if it carries no state."""
-    if not model.states:
-        return None
-    outputs = (OUTPUTS[0], *model.states.values())
-
-    def run(
-        samples: np.ndarray, first: int, end: int, state: State
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        frames = {FIRST_FRAME: np.array([first]), END_FRAME: np.array([end])}
-        log_probs, *ends = _run(model, outputs, pad([samples]), {**frames, **state})
-        return log_probs[0], dict(zip(model.states, ends, strict=True))
-
-    return run
-
-
-def _run(
-    model: ModelFile,
-    outputs: Sequence[str],
-    values: tuple[np.ndarray, np.ndarray],
-    more: Mapping[str, np.ndarray] | None = None,
-) -> list[np.ndarray]:
-    """Return outputs of a model file's graph for samples and lengths, and what else it takes."""
-    feeds = {**dict(zip(INPUTS, values, strict=True)), **(more or {})}
-    try:
-        return model.session.run(list(outputs), feeds)
-    except Exception as error:  # onnxruntime's exceptions share no public class
-        reason = str(error).split("\n")[0][:200]
-        raise ModelError(f"{model.path}: cannot be run ({reason}); export it again") from None
 
 
 def from_model_file(model: ModelFile) -> Recogniser:

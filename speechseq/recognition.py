@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,9 @@ import numpy as np
 from speechseq.decoding import Hypothesis
 from speechseq.recipe import Recipe
 from speechseq.tokens import Vocabulary
+
+Network = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""``samples (batch, samples), lengths -> log_probs (batch, frames, tokens), lengths``, arrays."""
 
 
 @dataclass(frozen=True)

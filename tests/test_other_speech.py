@@ -246,7 +246,7 @@ def test_other_speech_follows_from_the_seed(around: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "says"),
     [
-        ("an5", UsageError, "unknown data.others 'an5'; did you mean 'an4'"),
+        ("an5", UsageError, "unknown others 'an5'; did you mean 'an4'"),
         (
             "jsonl",
             UsageError,

@@ -18,10 +18,11 @@ from speechseq import recogniser as recogniser_module
 from speechseq.audio import read_audio, write_wav
 from speechseq.errors import AudioError, ModelError, UsageError
 from speechseq.long_audio import LONG_SECONDS
+from speechseq.padding import by_length, pad
 from speechseq.recipe import DecodingSettings, Recipe
 from speechseq.recipe_checks import recipe_from_dict
-from speechseq.recogniser import Network, Recogniser, by_length, load, pad
-from speechseq.recognition import Recognition, Word
+from speechseq.recogniser import Recogniser, load
+from speechseq.recognition import Network, Recognition, Word
 from speechseq.tokens import BLANK_TOKEN, UNKNOWN, Vocabulary
 from speechseq.training.encoder import SpeechNetwork
 from speechseq.training.export import export_network
@@ -139,6 +140,11 @@ def test_what_are_no_samples_is_refused(samples: np.ndarray, says: str) -> None:
     ):
         with pytest.raises(AudioError, match=says):
             hear(samples)
+
+
+def test_a_list_of_files_is_refused_with_what_takes_it() -> None:
+    with pytest.raises(AudioError, match=r"a list: one path.*several files go to transcribe_many"):
+        load("digits").transcribe(["a.wav"])  # type: ignore[arg-type]
 
 
 def test_a_class_is_one_word_as_long_as_the_clip() -> None:

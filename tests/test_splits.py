@@ -179,7 +179,7 @@ def test_a_missing_test_split_is_named(tmp_path: Path) -> None:
 def test_unknown_names_are_answered(at: Callable[..., DataSettings]) -> None:
     with pytest.raises(UsageError, match=r"fsdd: no split 'dev'; it has train, test"):
         load_split(at("fsdd"), "dev", 0)
-    with pytest.raises(UsageError, match=r"unknown data.corpus 'fsd'; did you mean 'fsdd'"):
+    with pytest.raises(UsageError, match=r"unknown corpus 'fsd'; did you mean 'fsdd'"):
         training_splits(DataSettings(corpus="fsd"), 0)
     with pytest.raises(SpeechseqError, match=r"jsonl: needs the place of your data"):
         training_splits(DataSettings(corpus="jsonl"), 0)

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from speechseq.audio import read_audio
 from speechseq.errors import AudioError, GateFailed, ModelError, UsageError
 from speechseq.model_file import NEXT_STATES, STATES, open_model, read_model
+from speechseq.padding import pad
 from speechseq.recipe import Recipe
 from speechseq.recipe_checks import recipe_from_dict
-from speechseq.recogniser import Recogniser, from_model_file, load, pad
+from speechseq.recogniser import Recogniser, from_model_file, load
 from speechseq.stream_frames import HOP_SECONDS, CarriedFrames, WindowFrames, reach
 from speechseq.streaming import Resampler
 from speechseq.tokens import BLANK_TOKEN, Vocabulary

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 from pathlib import Path
 
-from speechseq.cli.terminal import by_name, note
-from speechseq.errors import UsageError
+from speechseq.cli.terminal import by_name, note, refuse_existing
 
 HELP = "a web page that recognises in the browser, as a folder"
 
@@ -26,8 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     folder = arguments.output
-    if os.path.lexists(folder) and not arguments.force:
-        raise UsageError(f"{folder}: is there already; --force writes over it")
+    refuse_existing(arguments.force, folder)
     from speechseq.model_file import read_model
     from speechseq.server.site import need_runtime, write_site
 

@@ -12,7 +12,8 @@ from typing import TypeVar
 import numpy as np
 
 from speechseq.errors import UsageError
-from speechseq.recogniser import Recogniser, pad
+from speechseq.padding import pad
+from speechseq.recogniser import Recogniser
 from speechseq.recognition import Recognition
 from speechseq.server.batching import Batcher
 from speechseq.server.gate import Gate, Store

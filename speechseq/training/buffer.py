@@ -13,8 +13,8 @@ from speechseq.audio import read_audio
 from speechseq.corpora.shards import Sample
 from speechseq.errors import AudioError, DataError
 from speechseq.manifest import Utterance
+from speechseq.padding import pad
 from speechseq.recipe import Recipe
-from speechseq.recogniser import pad
 from speechseq.tokens import Vocabulary
 from speechseq.training.augment import change_speed
 from speechseq.training.data import SORT_JITTER, Example, TrainingData

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from speechseq.errors import ModelError, choose
 from speechseq.recipe import ModelSettings, Recipe, shortened
-from speechseq.recogniser import Network
+from speechseq.recognition import Network
 from speechseq.training.features import Features, within
 
 

@@ -27,8 +27,9 @@ from speechseq.evaluation import evaluate
 from speechseq.files import atomic_write
 from speechseq.manifest import Utterance, read_utterance
 from speechseq.model_file import metadata, open_model
+from speechseq.padding import pad
 from speechseq.recipe import Recipe
-from speechseq.recogniser import Recogniser, from_model_file, load, pad
+from speechseq.recogniser import Recogniser, from_model_file, load
 from speechseq.tokens import Vocabulary
 from speechseq.training.eight_bits import in_eight_bits
 from speechseq.training.encoder import SpeechNetwork, load_network, parameters, torch_network

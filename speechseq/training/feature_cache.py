@@ -14,8 +14,8 @@ import torch
 from speechseq.errors import DataError
 from speechseq.files import CACHE_VARIABLE, atomic_write, cache_folder
 from speechseq.manifest import Utterance, read_utterance
+from speechseq.padding import pad
 from speechseq.recipe import FeatureSettings
-from speechseq.recogniser import pad
 from speechseq.training.augment import change_speed
 from speechseq.training.features import LogMel
 

@@ -13,8 +13,8 @@ from speechseq.audio import read_audio
 from speechseq.corpora.clips import clips_in
 from speechseq.errors import DataError
 from speechseq.manifest import NOISE_TRAINING_SHARE, Corpus
+from speechseq.padding import pad
 from speechseq.recipe import Recipe
-from speechseq.recogniser import pad
 from speechseq.training.features import LogMel
 
 NOISE_SECONDS = 10.0
