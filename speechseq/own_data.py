@@ -53,7 +53,7 @@ def read_own(place: Path) -> tuple[list[Utterance], list[str]]:
         path = utterance.audio_filepath  # an utterance without a file is silence
         text = KINDS["classes"](utterance.text)
         own = replace(utterance, audio_filepath=path and os.path.abspath(path), text=text)
-        if not own.duration:
+        if path and not own.duration:
             raise DataError(f"{path}: holds no sound {own.offset:g} s from its start; drop it")
         where = (*own.stretch, own.duration) if path else ("", float(len(found)), 0.0)
         if (before := found.setdefault(where, own)).text != own.text:
