@@ -427,6 +427,30 @@ def test_other_data_are_scored_whole(call: Call, fails, run: Path, tmp_path: Pat
     assert "no utterance of split 'test'" in fails(2, *words, "--split", "test")
 
 
+def test_what_was_held_out_stays_so_where_data_moved(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for label, hertz in (("low", 300.0), ("high", 900.0)):
+        (tmp_path / "mine" / label).mkdir(parents=True)
+        for number in range(10):
+            path = tmp_path / "mine" / label / f"{number}.wav"
+            write_wav(path, tone(hertz, 0.4, seed=number), RATE)
+    Path("r.yaml").write_text(
+        "data: {corpus: folder, root: mine, tokens: classes, validation_fraction: 0.2}\n"
+        "model: {head: classify, hidden: 4, layers: 1}\nfeatures: {rate: 8000, mels: 20}\n"
+        "training: {epochs: 1}\n"
+    )
+    assert call("train", "r.yaml", "-o", "run", "--device", "cpu")[0] == 0
+    Path("mine").rename("moved")
+    held = call("evaluate", "run", "--root", "moved", "--split", "validation")[1]
+    assert held.startswith("4 utterances")
+    words = ["evaluate", "run", "--corpus", "folder", "--root", "moved"]
+    assert call(*words)[1].startswith("20 utterances")
+    monkeypatch.setenv("SPEECHSEQ_CORPORA", "nowhere")
+    assert "mine" not in call("evaluate", "run", "--corpus", "yesno")[2], "it lies elsewhere"
+
+
 def test_evaluating_what_is_not_there(
     fails: Callable[..., str], run: Path, corpus: Path, tmp_path: Path
 ) -> None:

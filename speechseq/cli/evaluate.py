@@ -75,8 +75,9 @@ def _evaluated(arguments: argparse.Namespace, recogniser: Recogniser) -> list[Ut
         return read_split(arguments.manifest, arguments.split or "", usual="test")
     settings = recogniser.recipe.data
     corpus = CORPORA[arguments.corpus or settings.corpus]
-    root = arguments.root or _root_of_run(Path(arguments.model), settings.corpus)
-    if corpus.name == settings.corpus and (corpus.splits or not arguments.root):
+    root = arguments.root or _root_of_run(Path(arguments.model), corpus.name)
+    own = corpus.name == settings.corpus  # and not by --corpus and --root other data of that kind
+    if own and (corpus.splits or not (arguments.corpus and arguments.root)):
         settings = dataclasses.replace(settings, root=root)
         return load_split(settings, arguments.split or "test", recogniser.recipe.seed)
     # Other data than the model was trained on: nothing of its splits was held out for training.
