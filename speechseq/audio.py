@@ -126,9 +126,9 @@ def check_samples(samples: np.ndarray, where: str) -> None:
         raise AudioError(f"{where}: shape {samples.shape}; mono samples (samples,) go here")
     if not np.issubdtype(samples.dtype, np.floating):
         raise AudioError(f"{where}: samples of {samples.dtype}; floats from -1 to 1 go here")
-    if not np.isfinite(samples).all():
+    most = float(np.abs(samples).max(initial=0.0))  # NaN, if there is one
+    if not math.isfinite(most):
         raise AudioError(f"{where}: holds NaN or infinite samples; give numbers from -1 to 1")
-    most = float(np.abs(samples).max(initial=0.0))
     if most > LOUDEST:
         raise AudioError(f"{where}: a sample is {most:g}; scale them to -1 to 1")
 

@@ -118,7 +118,7 @@ def refuse_other_settings(run: Path, recipe: Recipe) -> None:
         before = dict(_flat(began))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return  # a run of before it was written down
-    for key, value in _flat(recipe.to_dict()):
+    for key, value in _flat(json.loads(json.dumps(recipe.to_dict()))):
         section = key.partition(".")[0]
         if before.get(key, value) != value and not {key, section} & {*MAY_CHANGE}:
             raise ModelError(
@@ -128,16 +128,12 @@ def refuse_other_settings(run: Path, recipe: Recipe) -> None:
 
 
 def _flat(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield a recipe's settings by their dotted names, values as JSON has them."""
+    """Yield a recipe's settings by their dotted names."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            yield from ((f"{name}.{key}", _plain(x)) for key, x in value.items())
+            yield from ((f"{name}.{key}", setting) for key, setting in value.items())
         else:
-            yield name, _plain(value)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+            yield name, value
 
 
 def holds_run(run: Path) -> bool:
