@@ -12,10 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import RATE, Call, tone
+from conftest import Call
 
 from speechseq import __version__
-from speechseq.audio import write_wav
 from speechseq.cli import COMMANDS, main
 from speechseq.cli import data as data_command
 from speechseq.errors import DataError
@@ -110,12 +109,6 @@ def test_a_run_is_not_trained_over(call: Call, recipe: Path, run: Path) -> None:
 
 def test_resuming_what_is_no_run(fails: Callable[..., str], tmp_path: Path) -> None:
     assert "not a run folder" in fails(1, "train", "--resume", tmp_path)
-
-
-def manifest_of(corpus: Path) -> list[Utterance]:
-    from speechseq.corpora import CORPORA
-
-    return CORPORA["fsdd"].read(corpus)
 
 
 # ---- what is not understood ----
@@ -368,99 +361,6 @@ def test_a_failed_gate_writes_nothing(
     assert (code, out) == (4, "")
     assert message in err.splitlines()[-1]
     assert not list(tmp_path.glob("*.onnx*"))
-
-
-# ---- evaluate ----
-
-
-def test_evaluating_on_the_corpus(
-    call: Call, fails: Callable[..., str], run: Path, corpus: Path, tmp_path: Path
-) -> None:
-    report, picture = tmp_path / "report.json", tmp_path / "confusion.png"
-    words = ["evaluate", run, "--root", corpus, "-o", report, "--png", picture]
-    code, out, err = call(*words)
-    assert (code, err) == (0, "")
-    assert out.startswith("40 utterances")
-    for part in ("accuracy", "95 % interval", "WER", "CER", "real-time factor", "recall", "said"):
-        assert part in out
-    found = json.loads(report.read_text())
-    assert found["utterances"] == len(found["items"]) == 40
-    assert found["accuracy"]["value"] > 0.7
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    for flags in (["-o", report], ["--png", picture]):
-        said = fails(2, "evaluate", run, "--root", corpus, *flags)
-        assert f"{flags[1]}: is there already; --force writes over it" in said
-    assert call(*words, "--force")[0] == 0
-
-
-def test_evaluating_on_a_manifest(
-    call: Call, fails: Callable[..., str], run: Path, corpus: Path, tmp_path: Path
-) -> None:
-    manifest = tmp_path / "own.jsonl"
-    utterances = manifest_of(corpus)
-    write_manifest(manifest, utterances)
-    for flags in ([], ["--split", "test"]):
-        _, out, _ = call("evaluate", run, "--manifest", manifest, *flags)
-        assert out.startswith("40 utterances")
-    err = fails(2, "evaluate", run, "--manifest", manifest, "--split", "tst")
-    assert "no utterance of split 'tst'" in err
-    (tmp_path / "bad.wav").write_bytes(b"")
-    bad = Utterance(str(tmp_path / "bad.wav"), 1.0, "one", split="test")
-    write_manifest(manifest, [*[u for u in utterances if u.split == "test"][:5], bad])
-    code, out, err = call("evaluate", run, "--manifest", manifest)
-    assert code == 3
-    assert out.startswith("5 utterances")
-    assert "bad.wav" in out
-    assert err == "speechseq: 1 of 6 could not be read\n"
-
-
-def test_other_data_are_scored_whole(call: Call, fails, run: Path, tmp_path: Path) -> None:
-    """Nothing of it was held out, as nothing of it was learnt from."""
-    for label in ("one", "two"):
-        (tmp_path / "new" / label).mkdir(parents=True)
-        for number in range(10):
-            path = tmp_path / "new" / label / f"{number}.wav"
-            write_wav(path, tone(300.0, 0.4, seed=number), RATE)
-    words = ["evaluate", run, "--corpus", "folder", "--root", tmp_path / "new"]
-    for more in ([], ["--split", "train"]):
-        assert call(*words, *more)[1].startswith("20 utterances")
-    assert "no utterance of split 'test'" in fails(2, *words, "--split", "test")
-
-
-def test_what_was_held_out_stays_so_where_data_moved(
-    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for label, hertz in (("low", 300.0), ("high", 900.0)):
-        (tmp_path / "mine" / label).mkdir(parents=True)
-        for number in range(10):
-            path = tmp_path / "mine" / label / f"{number}.wav"
-            write_wav(path, tone(hertz, 0.4, seed=number), RATE)
-    Path("r.yaml").write_text(
-        "data: {corpus: folder, root: mine, tokens: classes, validation_fraction: 0.2}\n"
-        "model: {head: classify, hidden: 4, layers: 1}\nfeatures: {rate: 8000, mels: 20}\n"
-        "training: {epochs: 1}\n"
-    )
-    assert call("train", "r.yaml", "-o", "run", "--device", "cpu")[0] == 0
-    Path("mine").rename("moved")
-    held = call("evaluate", "run", "--root", "moved", "--split", "validation")[1]
-    assert held.startswith("4 utterances")
-    words = ["evaluate", "run", "--corpus", "folder", "--root", "moved"]
-    assert call(*words)[1].startswith("20 utterances")
-    monkeypatch.setenv("SPEECHSEQ_CORPORA", "nowhere")
-    assert "mine" not in call("evaluate", "run", "--corpus", "yesno")[2], "it lies elsewhere"
-
-
-def test_evaluating_what_is_not_there(
-    fails: Callable[..., str], run: Path, corpus: Path, tmp_path: Path
-) -> None:
-    words = ["evaluate", run, "--root"]
-    assert "no split 'dev'" in fails(2, *words, corpus, "--split", "dev")
-    assert "no such file or folder" in fails(1, *words, tmp_path / "gone")
-    assert "corpus: unknown corpus 'fsd'; did you mean 'fsdd'?" in fails(
-        2, "evaluate", run, "--corpus", "fsd"
-    )
-    assert "no such model file" in fails(1, "evaluate", "nothing")
 
 
 # ---- data, models ----

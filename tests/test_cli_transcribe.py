@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 from conftest import RATE, Call, tone
-from test_cli import manifest_of
 
 from speechseq.audio import write_wav
+from speechseq.corpora import CORPORA
 
 
 def test_one_file_is_its_text_alone(call: Call, run: Path, corpus: Path) -> None:
     right = 0
-    for utterance in [u for u in manifest_of(corpus) if u.split == "test"][:10]:
+    for utterance in [u for u in CORPORA["fsdd"].read(corpus) if u.split == "test"][:10]:
         code, out, err = call("transcribe", utterance.audio_filepath, "-m", run)
         assert (code, err) == (0, "")
         assert out.count("\n") == 1
