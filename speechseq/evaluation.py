@@ -26,12 +26,9 @@ from speechseq.metrics import (
 )
 from speechseq.padding import by_length
 from speechseq.pictures import new_figure, save_png
-from speechseq.recogniser import CLIPS_SECONDS, Recogniser
+from speechseq.recogniser import BATCH_SECONDS, CLIPS_SECONDS, Recogniser
 from speechseq.recognition import Recognition
 from speechseq.tokens import Vocabulary
-
-BATCH_SECONDS = 60.0
-"""Audio run through the network at once; clips are sorted by length first."""
 
 MOST_LABELS = 64
 """Up to so many different references are shown as classes, with their confusions."""

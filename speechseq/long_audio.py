@@ -107,7 +107,7 @@ def windows(
     context. The first window owns the silence before the whole, the last the silence behind it.
     """
     features = recipe.features
-    step = features.hop_samples * recipe.model.time_stride
+    step = recipe.step_samples
     context = round(context_seconds * features.rate)
     own = max(round(own_seconds * features.rate / step), features.edge_samples // step + 1)
     held, begun, frame = np.zeros(0, np.float32), 0, 0

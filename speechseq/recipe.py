@@ -113,6 +113,11 @@ class FeatureSettings:
         return round(self.edge_seconds * self.rate)
 
     @property
+    def edge_frames(self) -> int:
+        """Frames whose centres lie in the silence at one end."""
+        return self.edge_samples // self.hop_samples
+
+    @property
     def transform_samples(self) -> int:
         """Points of the Fourier transform."""
         return self.fft_samples or 2 ** math.ceil(math.log2(max(self.window_samples, 2)))
@@ -128,6 +133,10 @@ class FeatureSettings:
         Counts are integers, or arrays or tensors of them.
         """
         return (samples + 2 * self.edge_samples) // self.hop_samples + 1
+
+    def hops(self, seconds: float) -> int:
+        """Return how many frames are nearest to a stretch of so many seconds."""
+        return round(seconds / self.hop_seconds)
 
 
 @dataclass(frozen=True)
@@ -298,6 +307,11 @@ class Recipe:
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     decoding: DecodingSettings = field(default_factory=DecodingSettings)
+
+    @property
+    def step_samples(self) -> int:
+        """Samples from one frame of log-probabilities to the next."""
+        return self.features.hop_samples * self.model.time_stride
 
     def to_dict(self) -> dict[str, Any]:
         """Return the whole recipe as plain JSON values."""

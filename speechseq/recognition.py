@@ -75,7 +75,7 @@ def text_of(words: Iterable[Word]) -> str:
 
 def frame_seconds(recipe: Recipe) -> float:
     """Return the seconds from one frame of log-probabilities to the next."""
-    return recipe.features.hop_samples * recipe.model.time_stride / recipe.features.rate
+    return recipe.step_samples / recipe.features.rate
 
 
 class WordFinder:

@@ -80,7 +80,7 @@ class Held:
 
     def __init__(self, recipe: Recipe, *, before: int, ahead: int):
         self._recipe = recipe
-        self._step = recipe.features.hop_samples * recipe.model.time_stride
+        self._step = recipe.step_samples
         self._edge = recipe.features.edge_samples
         self._before = max(before, self._step)
         self._ahead = ahead

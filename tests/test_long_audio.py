@@ -43,7 +43,7 @@ def heard(samples: np.ndarray, made: Recipe) -> np.ndarray:
     """Frames (frames,) of a network that gives the sample each frame stands on, with the edges."""
     features = made.features
     padded = np.pad(samples, (features.edge_samples, features.edge_samples + 1))
-    step = features.hop_samples * made.model.time_stride
+    step = made.step_samples
     frames = made.model.output_frames(features.frames(len(samples)))
     return padded[np.arange(frames) * step]
 

@@ -112,7 +112,7 @@ def test_a_stream_gives_the_frames_of_the_batch_one_by_one(name: str) -> None:
     hear_on = from_graph(network, settings_of).hear_on
     assert hear_on is not None
     frames = CarriedFrames(hear_on, settings_of, len(LETTERS))
-    step = settings_of.features.hop_samples * settings_of.model.time_stride
+    step = settings_of.step_samples
     around, edge = reach(settings_of), settings_of.features.edge_samples
     given_out = 0
     for heard in range(7, len(SOUND) + 7, 7):
@@ -144,7 +144,7 @@ def test_a_front_end_hears_no_further_than_it_says(name: str) -> None:
     """What lies beyond its reach leaves a frame as it is; what lies just inside does not."""
     settings_of = recipe(*NETWORKS[name])
     network = made(*NETWORKS[name])
-    step = settings_of.features.hop_samples * settings_of.model.time_stride
+    step = settings_of.step_samples
     last = 12 * step - settings_of.features.edge_samples + reach(settings_of).behind
     for place, changes in ((last, False), (last - 20, True)):
         loud = SOUND.copy()
@@ -223,7 +223,7 @@ def test_an_8_bit_file_streams_too(tmp_path: Path) -> None:
 def places(made: Recipe, heard: list[int]) -> Callable[[np.ndarray], np.ndarray]:
     """A network that gives the sample before each frame's place, and notes the last it heard."""
     features = made.features
-    step = features.hop_samples * made.model.time_stride
+    step = made.step_samples
 
     def hear(samples: np.ndarray) -> np.ndarray:
         heard.append(int(samples[-1]))

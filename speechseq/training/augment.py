@@ -54,7 +54,7 @@ def join(
     Neighbours with a gap below 0 overlap, by half of the shorter one at most; powers add up. The
     silence that each piece carries at its own edges is kept only at the string's two ends.
     """
-    edge, last = features.edge_samples // features.hop_samples, len(pieces) - 1
+    edge, last = features.edge_frames, len(pieces) - 1
     bare = [
         piece[edge if n else 0 : len(piece) - (edge if n < last else 0)]
         for n, piece in enumerate(pieces)
@@ -72,8 +72,8 @@ def join(
 
 def most_cut(frames: int, features: FeatureSettings, seconds: float) -> int:
     """Return how many frames of a clip of so many `cut_ends` may take off an end."""
-    sound = frames - 2 * (features.edge_samples // features.hop_samples)
-    return min(round(seconds / features.hop_seconds), max(sound // 10, 0))
+    sound = frames - 2 * features.edge_frames
+    return min(features.hops(seconds), max(sound // 10, 0))
 
 
 def cut_ends(
@@ -83,7 +83,7 @@ def cut_ends(
 
     It is a tenth of the sound at most; the silence that the clip carries at its edges stays.
     """
-    edge = features.edge_samples // features.hop_samples
+    edge = features.edge_frames
     sound = len(log_mels) - 2 * edge
     most = most_cut(len(log_mels), features, seconds)
     before, behind = rng.integers(-most, most + 1, size=2).clip(0).tolist()
@@ -232,7 +232,7 @@ def random_filter(mels: int, decibels: float, rng: np.random.Generator) -> np.nd
 
 def silence_edges(log_mels: np.ndarray, features: FeatureSettings) -> np.ndarray:
     """Silence the `edge_seconds` at both ends, as they will be in every recording."""
-    edge = features.edge_samples // features.hop_samples
+    edge = features.edge_frames
     if edge:
         log_mels = log_mels.copy()  # a cache's, perhaps
         log_mels[:edge] = log_mels[-edge:] = np.log(features.floor)
@@ -259,7 +259,7 @@ def augment(
     if settings.vocal_tract:
         factor = 1 + settings.vocal_tract * rng.uniform(-1, 1)
         log_mels = warp_vocal_tract(log_mels, features, factor)
-    reach = round(settings.margin_seconds / features.hop_seconds)
+    reach = features.hops(settings.margin_seconds)
     if reach:
         log_mels = put_margins(log_mels, features, *rng.integers(0, reach + 1, size=2).tolist())
     if rng.random() < settings.reverberation_probability:
@@ -268,7 +268,7 @@ def augment(
     if settings.filter_db:
         log_mels = log_mels + random_filter(features.mels, settings.filter_db, rng)
         log_mels = np.maximum(log_mels, np.log(features.floor))
-    reach = round(settings.shift_seconds / features.hop_seconds)
+    reach = features.hops(settings.shift_seconds)
     if reach:
         log_mels = shift(log_mels, int(rng.integers(-reach, reach + 1)), features.floor)
     if noises and rng.random() < settings.noise_probability:

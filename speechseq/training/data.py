@@ -205,8 +205,8 @@ class TrainingData:
             pieces = [splice(*pieces)]
         if settings.cut_seconds:
             pieces = [cut_ends(piece, features, settings.cut_seconds, rng) for piece in pieces]
-        reach = round(settings.join_gap_seconds / features.hop_seconds)
-        overlap = round(settings.join_overlap_seconds / features.hop_seconds)
+        reach = features.hops(settings.join_gap_seconds)
+        overlap = features.hops(settings.join_overlap_seconds)
         gaps = rng.integers(-overlap, reach + 1, size=len(pieces) - 1).tolist()
         joined = pieces[0] if len(pieces) == 1 else join(pieces, features, gaps)
         if lacking := self._lacking(example, joined):

@@ -143,7 +143,7 @@ class Objective:
             features,
             lengths,
             augment,
-            mask_frames=round(augment.time_mask_seconds / recipe.features.hop_seconds),
+            mask_frames=recipe.features.hops(augment.time_mask_seconds),
             chances=[
                 np.random.default_rng([recipe.seed, step, row, 1 + view]) for row in batch.rows
             ],
