@@ -20,13 +20,14 @@ from command_line import one_line_errors
 
 import speechseq
 from speechseq.corpora import CORPORA
-from speechseq.decoding import decoder_for
+from speechseq.decoding import DECODERS, decoder_for
 from speechseq.errors import DataError, UsageError
 from speechseq.long_audio import windows
 from speechseq.manifest import Utterance, read_utterance
 from speechseq.model_file import DEFAULT_MODEL
 from speechseq.padding import pad
-from speechseq.recogniser import FREE_DECODER, Recogniser
+from speechseq.recipe import DecodingSettings
+from speechseq.recogniser import Recogniser
 from speechseq.segments import Segmenter
 
 CONTEXTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -59,7 +60,7 @@ def string(clips: Sequence[np.ndarray], rate: int, seconds: float, seed: int) ->
 def decoders(recogniser: Recogniser) -> list[str]:
     """Name the decoders this model's vocabulary goes with."""
     found = []
-    for name in ("greedy", "lexicon"):
+    for name in DECODERS:
         try:
             recogniser.decoding_with(name)
         except DataError:
@@ -75,7 +76,7 @@ def text_of(recogniser: Recogniser, name: str, pieces: Iterable[np.ndarray]) -> 
         vocabulary,
         decoder_for(vocabulary, name),
         recogniser.frame_seconds,
-        spells=name == FREE_DECODER,
+        spells=DecodingSettings(decoder=name).freely,
     )
     texts = (vocabulary.decode(segment.hypothesis.tokens) for segment in segmenter(pieces))
     return " ".join(filter(None, texts))

@@ -159,13 +159,14 @@ def best_class(log_probs: np.ndarray) -> Hypothesis:
 
 
 def decoder_for(vocabulary: Vocabulary, name: str) -> Decoder:
-    """Return the decoder a model's log-probabilities go through; classes have but one.
+    """Return the decoder a model's log-probabilities go through; of classes, the best one.
 
     Raises:
         UsageError: there is no such decoder.
         DataError: the vocabulary lacks what it needs.
     """
-    name = name if vocabulary.is_sequence else "class"
+    if not vocabulary.is_sequence:
+        return best_class
     return choose(DECODERS, name, "decoding.decoder")(vocabulary)
 
 
@@ -174,14 +175,8 @@ def _greedy(vocabulary: Vocabulary) -> Decoder:
     return greedy
 
 
-def _best_class(vocabulary: Vocabulary) -> Decoder:
-    """Take the best class, whatever the vocabulary."""
-    return best_class
-
-
 DECODERS: dict[str, Callable[[Vocabulary], Decoder]] = {
     "greedy": _greedy,
     "lexicon": Lexicon,
-    "class": _best_class,
 }
 """What makes a vocabulary's decoder, by the name recipes and model files give it."""

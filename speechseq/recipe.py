@@ -294,6 +294,11 @@ class DecodingSettings:
     clip_seconds: float = 1.0
     spotting_confidence: float = 0.6
 
+    @property
+    def freely(self) -> bool:
+        """Whether tokens are spelt as they are heard; any other decoder finds whole words."""
+        return self.decoder == "greedy"
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -11,6 +11,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from speechseq.decoding import DECODERS
 from speechseq.errors import UsageError, nearest
 from speechseq.recipe import Recipe
 
@@ -26,7 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "training.precision": ("fp32", "bf16", "fp16"),
     "training.weights": ("best", "last"),
     "training.schedule": ("one_cycle", "cosine"),
-    "decoding.decoder": ("greedy", "lexicon"),
+    "decoding.decoder": tuple(DECODERS),
 }
 """The words a setting may be."""
 
@@ -240,8 +241,12 @@ def _of_learning(recipe: Recipe) -> Iterator[str]:
     model, training = recipe.model, recipe.training
     if not 0 <= recipe.seed < 2**32:  # the generators of numpy and PyTorch take no other
         yield f"seed {recipe.seed} is not from 0 to {2**32 - 1}; choose one that is"
-    if recipe.decoding.decoder == "lexicon" and recipe.data.tokens != "characters":
-        yield "decoding.decoder lexicon spells words in characters; use data.tokens characters"
+    decoding = recipe.decoding
+    if not decoding.freely and recipe.data.tokens != "characters":
+        yield (
+            f"decoding.decoder {decoding.decoder} spells words in characters; use data.tokens "
+            f"characters"
+        )
     if training.logit_adjustment and model.head != "classify":
         yield "training.logit_adjustment evens out classes, which need model.head classify; set 0"
     if training.intermediate and (model.head != "ctc" or model.layers < 2):

@@ -56,9 +56,6 @@ MILLISECONDS = 1000.0
 CLIPS_SECONDS = 600.0
 """Short recordings kept to be sorted by length."""
 
-FREE_DECODER = "greedy"
-"""The decoder that spells whatever it hears; any other finds whole words."""
-
 
 class Recogniser:
     """Turns audio into text; it never asks which library runs its network.
@@ -204,7 +201,9 @@ class Recogniser:
             _check_latency(latency_ms)
             return Spotter(self._classify, self.vocabulary, self.recipe)
         frames = self.stream_frames(latency_ms=latency_ms)
-        settler = Settler(self.vocabulary, self._decode, self.frame_seconds, freely=self._freely)
+        settler = Settler(
+            self.vocabulary, self._decode, self.frame_seconds, freely=self.recipe.decoding.freely
+        )
         return Stream(frames, settler, self._words, self.rate)
 
     def stream_frames(self, *, latency_ms: float = LATENCY_MS) -> Frames:
@@ -312,12 +311,10 @@ class Recogniser:
         if not self.vocabulary.is_sequence:
             raise ModelError("blocks: a classifier hears wholes; give it each one by itself")
         floor = NoiseFloor(self.rate) if skip_silence else None
-        segments = Segmenter(self.vocabulary, self._decode, self.frame_seconds, spells=self._freely)
+        segments = Segmenter(
+            self.vocabulary, self._decode, self.frame_seconds, spells=self.recipe.decoding.freely
+        )
         return segments(self.log_probs(windows(taken, self.recipe), floor=floor))
-
-    @property
-    def _freely(self) -> bool:
-        return self.recipe.decoding.decoder == FREE_DECODER
 
     def _recognition(self, log_probs: np.ndarray, duration: float) -> Recognition:
         hypothesis = self._decode(log_probs)

@@ -35,7 +35,7 @@ NAMED_TABLES = {
     "model.front_end": FRONT_ENDS,
     "model.head": HEADS,
     "data.tokens": KINDS,
-    "decoding.decoder": DECODERS.keys() - {"class"},
+    "decoding.decoder": DECODERS,
 }
 
 

@@ -97,7 +97,7 @@ def describe(recogniser: Recogniser) -> dict[str, Any]:
     recipe = recogniser.recipe
     return {
         "vocabulary": recogniser.vocabulary.to_dict(),
-        "decoder": recipe.decoding.decoder if recogniser.vocabulary.is_sequence else "class",
+        "decoder": recipe.decoding.decoder,
         "least_confidence": recipe.decoding.least_confidence,
         "rate": recogniser.rate,
         "frame_seconds": recogniser.frame_seconds,

@@ -118,8 +118,7 @@ def vocabulary_of(recipe: Recipe, utterances: Sequence[Utterance]) -> Vocabulary
     if spells_joins(recipe):
         spoken = (text for text in texts if text.strip() and text not in NO_TEXT)
         texts.append(" ".join([next(spoken, "")] * 2))
-    lexicon = recipe.decoding.decoder == "lexicon"
-    return Vocabulary.from_texts(recipe.data.tokens, texts, lexicon=lexicon)
+    return Vocabulary.from_texts(recipe.data.tokens, texts, lexicon=not recipe.decoding.freely)
 
 
 def spells_joins(recipe: Recipe) -> bool:

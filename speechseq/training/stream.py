@@ -326,17 +326,17 @@ def vocabulary_of_index(recipe: Recipe, index: Index) -> Vocabulary:
     """
     kind = recipe.data.tokens
     found = {"characters": index.characters, "words": index.words, "classes": index.labels}[kind]
-    lexicon = recipe.decoding.decoder == "lexicon"
-    if found is None or (lexicon and index.words is None):
+    words = not recipe.decoding.freely
+    if found is None or (words and index.words is None):
         raise DataError(
-            f"{index.path}: lists no {'words' if lexicon else kind}, as there are too many; use "
+            f"{index.path}: lists no {'words' if words else kind}, as there are too many; use "
             f"data.tokens characters and decoding.decoder greedy"
         )
     if kind == "classes":
         return Vocabulary.from_texts(kind, found)
     # They are normalised already; once more, a space alone would become nothing.
     tokens = sorted({*found, *([" "] if spells_joins(recipe) else [])})
-    return Vocabulary(kind, (BLANK_TOKEN, *tokens), tuple(index.words or ()) if lexicon else ())
+    return Vocabulary(kind, (BLANK_TOKEN, *tokens), tuple(index.words or ()) if words else ())
 
 
 def _ahead(items: Iterator[Item], over: Event) -> Iterator[Item]:

@@ -142,11 +142,11 @@ function highest(scores, numbers) {
 }
 
 /** Take the most probable class of a whole utterance. */
-function bestClass({ values }) {
+export function bestClass({ values }) {
   const token = best(values);
   const confidence = Math.exp(Math.min(values[token], 0));
   return { tokens: [token], starts: [0], ends: [1], confidences: [confidence], confidence };
 }
 
-/** What makes a vocabulary's decoder, by the name model files give it. */
-export const DECODERS = { greedy: () => greedy, lexicon, class: () => bestClass };
+/** What makes a vocabulary's decoder, by the name model files give it; classes have but one. */
+export const DECODERS = { greedy: () => greedy, lexicon };

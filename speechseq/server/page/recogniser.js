@@ -1,6 +1,6 @@
 /** Log-probabilities to text and words, as speechseq/recogniser.py does it. */
 
-import { DECODERS, mean } from "./decoding.js";
+import { bestClass, DECODERS, mean } from "./decoding.js";
 
 const UNKNOWN = "_unknown_";
 
@@ -9,8 +9,8 @@ const UNKNOWN = "_unknown_";
  * Words are `{text, start, end, confidence}`, in seconds.
  */
 export function recogniserOf(model) {
-  const decode = DECODERS[model.decoder](model.vocabulary);
   const isSequence = model.vocabulary.kind !== "classes";
+  const decode = isSequence ? DECODERS[model.decoder](model.vocabulary) : bestClass;
   return (logProbs, duration) => {
     let found = decode(logProbs);
     if (!isSequence) found = sureClass(model, found, logProbs);
