@@ -26,6 +26,7 @@ from speechseq.recipe import FeatureSettings, ModelSettings, Recipe
 from speechseq.training import encoder
 from speechseq.training.encoder import SpeechNetwork
 from speechseq.training.features import within
+from speechseq.training.front_ends import FRONT_ENDS
 from speechseq.training.loss import loss_of
 
 TOKENS = 30
@@ -39,7 +40,7 @@ class Packed(nn.Module):
     def __init__(self, recipe: Recipe):
         super().__init__()
         model = recipe.model
-        self.front_end = encoder.FRONT_ENDS[model.front_end](recipe.features.mels, model)
+        self.front_end = FRONT_ENDS[model.front_end](recipe.features.mels, model)
         self.lstm = nn.LSTM(
             self.front_end.dims, model.hidden, model.layers, batch_first=True, bidirectional=True
         )

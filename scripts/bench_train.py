@@ -36,8 +36,9 @@ from speechseq.recipe import AugmentSettings, Recipe
 from speechseq.recipe_file import read_recipe
 from speechseq.splits import training_splits
 from speechseq.training.distributed import World
-from speechseq.training.encoder import CELLS, FRONT_ENDS
+from speechseq.training.encoder import CELLS
 from speechseq.training.features import LogMel
+from speechseq.training.front_ends import FRONT_ENDS
 from speechseq.training.loop import prepare
 from speechseq.training.loss import loss_of
 from speechseq.training.step import Training

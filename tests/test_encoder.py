@@ -15,19 +15,17 @@ from speechseq.errors import ModelError, UsageError
 from speechseq.recipe import ModelSettings, Recipe
 from speechseq.training.encoder import (
     CELLS,
-    FRONT_ENDS,
     HEADS,
     ClassifyHead,
-    ConvolutionBlock,
     CTCHead,
     Encoder,
     RecurrentLayer,
     SpeechNetwork,
-    as_frames,
     choose_device,
     load_network,
     reverse_within,
 )
+from speechseq.training.front_ends import FRONT_ENDS, ConvolutionBlock, as_frames
 
 POOLINGS = ("last", "mean", "attention")
 

@@ -19,9 +19,10 @@ from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recogniser import Recogniser, load
 from speechseq.tokens import Vocabulary
 from speechseq.training import export as export_module
-from speechseq.training.encoder import CELLS, FRONT_ENDS, SpeechNetwork
+from speechseq.training.encoder import CELLS, SpeechNetwork
 from speechseq.training.export import TOLERANCE, _gap, build_graph, export_network, parity
 from speechseq.training.features import FEATURES
+from speechseq.training.front_ends import FRONT_ENDS
 
 
 def made(model: dict[str, object], features: dict[str, object]):

@@ -27,8 +27,9 @@ from speechseq.streaming import Resampler
 from speechseq.tokens import BLANK_TOKEN, Vocabulary
 from speechseq.training.base import network_of_graph
 from speechseq.training.carry import Carry
-from speechseq.training.encoder import CELLS, FRONT_ENDS, SpeechNetwork
+from speechseq.training.encoder import CELLS, SpeechNetwork
 from speechseq.training.export import TOLERANCE, export_network, quantise
+from speechseq.training.front_ends import FRONT_ENDS
 from speechseq.training.graph import build_graph
 
 SAMPLES = sorted((Path(__file__).parents[1] / "data" / "samples").glob("*.wav"))

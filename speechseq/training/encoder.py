@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from speechseq.errors import ModelError, choose
-from speechseq.recipe import ModelSettings, Recipe, shortened
+from speechseq.recipe import ModelSettings, Recipe
 from speechseq.recognition import Network
 from speechseq.training.features import Features, within
+from speechseq.training.front_ends import FRONT_ENDS
 
 
 class _Reverse(torch.autograd.Function):
@@ -48,97 +49,6 @@ def reverse_within(frames: Tensor, lengths: Tensor) -> Tensor:
     turned = torch.where(within(lengths, size), lengths.unsqueeze(1) - 1 - steps, steps)
     rows = (turned + torch.arange(batch, device=frames.device).unsqueeze(1) * size).flatten()
     return cast(Tensor, _Reverse.apply(frames, rows))
-
-
-class NoFrontEnd(nn.Module):
-    """Features as they are."""
-
-    def __init__(self, dims: int, settings: ModelSettings):
-        super().__init__()
-        self.dims = dims
-
-    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        return frames, lengths
-
-
-class Stack(nn.Module):
-    """`time_stride` neighbouring frames side by side: (batch, frames / stride, dims · stride).
-
-    The last group is filled up with zeros.
-    """
-
-    def __init__(self, dims: int, settings: ModelSettings):
-        super().__init__()
-        self.stride = settings.time_stride
-        self.dims = dims * self.stride
-
-    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        frames = frames * within(lengths, frames.shape[1]).unsqueeze(2)
-        frames = nn.functional.pad(frames, (0, 0, 0, -frames.shape[1] % self.stride))
-        stacked = frames.reshape(frames.shape[0], -1, self.dims)
-        return stacked, shortened(lengths, self.stride)
-
-
-def as_frames(maps: Tensor) -> Tensor:
-    """Put a frame's channels side by side: (batch, channels, frames, mels) -> (…, frames, dims)."""
-    return maps.transpose(1, 2).flatten(2)
-
-
-class ConvolutionBlock(nn.Module):
-    """Two 3 x 3 convolutions beside a path that leaves maps (batch, channels, frames, mels) alone.
-
-    Each frame is normalised before them, as layer norm needs no other frame: padding and a stream
-    are heard as ever.
-
-    Source: He et al. 2016, Identity mappings in deep residual networks.
-    """
-
-    def __init__(self, channels: int, dims: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(dims)
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, maps: Tensor, inside: Tensor) -> Tensor:
-        channels = maps.shape[1]
-        inner = self.norm(as_frames(maps)).unflatten(2, (channels, -1)).transpose(1, 2)
-        inner = self.first(inner * inside).relu()
-        return maps + cast(Tensor, self.second(inner * inside))
-
-
-class Convolutions(nn.Module):
-    """Two 3 x 3 convolutions with ReLU, each halving the frequencies; time shortens by the stride.
-
-    ``(batch, frames, dims) -> (batch, ceil(frames / stride), channels · ceil(dims / 4))``.
-    Frames beyond an utterance's end are zeroed before each convolution, like its own padding.
-    `conv_blocks` more pairs of convolutions follow, which keep the shape.
-    """
-
-    def __init__(self, dims: int, settings: ModelSettings):
-        super().__init__()
-        channels, self.strides = settings.channels, settings.conv_strides
-        self.first = nn.Conv2d(1, channels, 3, stride=(self.strides[0], 2), padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, stride=(self.strides[1], 2), padding=1)
-        self.dims = channels * -(-dims // 4)
-        self.blocks = nn.ModuleList(
-            ConvolutionBlock(channels, self.dims) for _ in range(settings.conv_blocks)
-        )
-        self.norm = nn.LayerNorm(self.dims) if settings.layer_norm else None
-
-    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        maps = frames.unsqueeze(1)
-        for convolution, stride in zip((self.first, self.second), self.strides, strict=True):
-            maps = convolution(maps * _inside(lengths, maps)).relu()
-            lengths = shortened(lengths, stride)
-        for block in self.blocks:
-            maps = block(maps, _inside(lengths, maps))
-        frames = as_frames(maps)
-        return (self.norm(frames) if self.norm else frames), lengths
-
-
-def _inside(lengths: Tensor, maps: Tensor) -> Tensor:
-    """Return 1 (batch, 1, frames, 1) inside each utterance, 0 beyond."""
-    return within(lengths, maps.shape[2]).unsqueeze(1).unsqueeze(3)
 
 
 class RecurrentLayer(nn.Module):
@@ -428,13 +338,6 @@ AUXILIARY = "auxiliary."
 
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 """Recurrent cells by name."""
-
-FRONT_ENDS: dict[str, Any] = {
-    "none": NoFrontEnd,
-    "stack": Stack,
-    "conv": Convolutions,
-}
-"""What stands between features and the recurrent layers, by name."""
 
 HEADS: dict[str, Any] = {"ctc": CTCHead, "classify": ClassifyHead}
 """What stands behind the recurrent layers, by name."""

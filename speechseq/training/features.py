@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from speechseq.errors import UsageError, choose
 from speechseq.recipe import DELTA_WINDOW, FeatureSettings
+from speechseq.training.nodes import Graph
 
 LEAST_DEVIATION = 0.1
 """Smallest standard deviation CMVN divides by, so that silence stays finite."""
@@ -85,6 +86,10 @@ class LogMel(nn.Module):
         """Return the features of log-mels: themselves."""
         return log_mels
 
+    def write(self, graph: Graph, log_mels: str) -> str:
+        """Write `from_log_mels` into a graph."""
+        return log_mels
+
     def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         return self.log_mels(samples, lengths)
 
@@ -113,6 +118,10 @@ class MFCC(nn.Module):
     def from_log_mels(self, log_mels: Tensor) -> Tensor:
         """Return the coefficients (batch, frames, coefficients) of log-mels."""
         return log_mels @ self.dct
+
+    def write(self, graph: Graph, log_mels: str) -> str:
+        """Write `from_log_mels` into a graph."""
+        return graph.add("MatMul", log_mels, graph.constant(self.dct))
 
     def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         log_mels, lengths = self.log_mels(samples, lengths)
@@ -155,6 +164,34 @@ class PCEN(nn.Module):
         past = past + energies[:, :1] * (1 - self.smoothing) ** frames[:, None]
         normalised = (log_mels - PCEN_GAIN * past.log()).exp()
         return (normalised + PCEN_BIAS) ** PCEN_POWER - PCEN_BIAS**PCEN_POWER
+
+    def write(self, graph: Graph, log_mels: str) -> str:
+        """Write `from_log_mels` into a graph: the past is a recurrent layer of an affine cell."""
+        energies = graph.add("Transpose", graph.add("Exp", log_mels), perm=[1, 0, 2])
+        start = graph.constant([0]), graph.constant([1]), graph.constant([0])
+        first = graph.add("Slice", energies, *start)
+        shares = self.smoothing, 1 - self.smoothing
+        newest, kept = (torch.eye(self.dims)[None] * share for share in shares)
+        smoothed = graph.add(
+            "RNN",
+            energies,
+            graph.constant(newest),
+            graph.constant(kept),
+            "",
+            "",
+            first,
+            hidden_size=self.dims,
+            activations=["Affine"],
+            activation_alpha=[1.0],
+            activation_beta=[0.0],
+        )
+        smoothed = graph.add("Squeeze", smoothed, graph.constant([1]))
+        past = graph.add("Log", graph.add("Transpose", smoothed, perm=[1, 0, 2]))
+        gains = graph.add("Mul", past, graph.constant(PCEN_GAIN))
+        normalised = graph.add("Exp", graph.add("Sub", log_mels, gains))
+        raised = graph.add("Add", normalised, graph.constant(PCEN_BIAS))
+        compressed = graph.add("Pow", raised, graph.constant(PCEN_POWER))
+        return graph.add("Sub", compressed, graph.constant(PCEN_BIAS**PCEN_POWER))
 
     def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         log_mels, lengths = self.log_mels(samples, lengths)
@@ -276,4 +313,4 @@ class Features(nn.Module):
 
 
 FEATURES: dict[str, Any] = {"log_mel": LogMel, "mfcc": MFCC, "pcen": PCEN}
-"""Feature modules by the name recipes give them; each also has `log_mels` and `from_log_mels`."""
+"""Feature modules by name; each also has `log_mels`, `from_log_mels` and `write`."""

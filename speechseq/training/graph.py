@@ -16,25 +16,8 @@ from torch import Tensor, nn
 
 from speechseq.recipe import DELTA_WINDOW, FeatureSettings
 from speechseq.training.carry import Carry, carries_state
-from speechseq.training.encoder import (
-    ConvolutionBlock,
-    Convolutions,
-    CTCHead,
-    Output,
-    RecurrentLayer,
-    SpeechNetwork,
-    Stack,
-)
-from speechseq.training.features import (
-    LEAST_DEVIATION,
-    MFCC,
-    PCEN,
-    PCEN_BIAS,
-    PCEN_GAIN,
-    PCEN_POWER,
-    LogMel,
-    delta_kernel,
-)
+from speechseq.training.encoder import CTCHead, Output, RecurrentLayer, SpeechNetwork
+from speechseq.training.features import LEAST_DEVIATION, LogMel, delta_kernel
 from speechseq.training.nodes import Graph
 
 FEATURE_NODES = "features"
@@ -53,7 +36,7 @@ def build_graph(network: SpeechNetwork) -> onnx.ModelProto:
     frames, lengths = _log_mels(graph, network)
     frames = _finish(graph, network, frames, lengths)
     graph.prefix = "encoder"
-    inputs, lengths = _front_end(graph, network, frames, lengths)
+    inputs, lengths = network.encoder.front_end.write(graph, frames, lengths)
     carry = Carry(graph, network) if carries_state(network) else None
     if carry:
         inputs, lengths = carry.stretch(inputs, lengths)
@@ -114,50 +97,17 @@ def _waves(graph: Graph, settings: FeatureSettings, window: Tensor) -> str:
 
 
 def _finish(graph: Graph, network: SpeechNetwork, frames: str, lengths: str) -> str:
-    """DCT or PCEN, deltas and CMVN, as `Features.finish`."""
+    """Features of log-mels, deltas and CMVN, as `Features.finish`."""
     features = network.features
-    if isinstance(features.base, MFCC):
-        frames = graph.add("MatMul", frames, graph.constant(features.base.dct))
-    if isinstance(features.base, PCEN):
-        frames = _pcen(graph, features.base, frames)
-    parts = [frames]
+    parts = [features.base.write(graph, frames)]
     for _ in range(features.settings.deltas):
         parts.append(_delta(graph, parts[-1], lengths, features.base.dims))
-    if len(parts) > 1:
-        frames = graph.add("Concat", *parts, axis=2)
+    frames = graph.add("Concat", *parts, axis=2) if len(parts) > 1 else parts[0]
     cmvn = features.cmvn
     if cmvn.kind == "global":
         centred = graph.add("Sub", frames, graph.constant(cmvn.mean))
         return graph.add("Div", centred, graph.constant(cmvn.deviation))
     return _normalise_utterance(graph, frames, lengths) if cmvn.kind == "utterance" else frames
-
-
-def _pcen(graph: Graph, pcen: PCEN, log_mels: str) -> str:
-    """Normalise energies by their past: smoothing is a recurrent layer of an affine cell."""
-    energies = graph.add("Transpose", graph.add("Exp", log_mels), perm=[1, 0, 2])
-    start = graph.constant([0]), graph.constant([1]), graph.constant([0])
-    first = graph.add("Slice", energies, *start)
-    newest, kept = (torch.eye(pcen.dims)[None] * x for x in (pcen.smoothing, 1 - pcen.smoothing))
-    smoothed = graph.add(
-        "RNN",
-        energies,
-        graph.constant(newest),
-        graph.constant(kept),
-        "",
-        "",
-        first,
-        hidden_size=pcen.dims,
-        activations=["Affine"],
-        activation_alpha=[1.0],
-        activation_beta=[0.0],
-    )
-    smoothed = graph.add("Squeeze", smoothed, graph.constant([1]))
-    past = graph.add("Log", graph.add("Transpose", smoothed, perm=[1, 0, 2]))
-    gains = graph.add("Mul", past, graph.constant(PCEN_GAIN))
-    normalised = graph.add("Exp", graph.add("Sub", log_mels, gains))
-    raised = graph.add("Add", normalised, graph.constant(PCEN_BIAS))
-    compressed = graph.add("Pow", raised, graph.constant(PCEN_POWER))
-    return graph.add("Sub", compressed, graph.constant(PCEN_BIAS**PCEN_POWER))
 
 
 def _delta(graph: Graph, frames: str, lengths: str, dims: int) -> str:
@@ -194,81 +144,6 @@ def _normalise_utterance(graph: Graph, frames: str, lengths: str) -> str:
     centred = graph.add("Sub", centred, mean(centred))  # twice, as `masked_statistics`
     deviation = graph.add("Sqrt", mean(graph.add("Mul", centred, centred)))
     return graph.add("Div", centred, graph.add("Max", deviation, graph.constant(LEAST_DEVIATION)))
-
-
-def _front_end(graph: Graph, network: SpeechNetwork, frames: str, lengths: str) -> tuple[str, str]:
-    """Return the front end's output (batch, frames, dims) and lengths."""
-    front_end = network.encoder.front_end
-    if isinstance(front_end, Stack):
-        return _stack(graph, front_end, frames, lengths)
-    if isinstance(front_end, Convolutions):
-        return _convolve(graph, front_end, frames, lengths)
-    return frames, lengths
-
-
-def _stack(graph: Graph, stack: Stack, frames: str, lengths: str) -> tuple[str, str]:
-    frames = graph.mask(frames, lengths, [2], 1)
-    stride = graph.constant(stack.stride)
-    over = graph.add("Mod", graph.size(frames, 1), stride)
-    missing = graph.add("Mod", graph.add("Sub", stride, over), stride)
-    missing = graph.add("Unsqueeze", missing, graph.constant([0]))
-    pads = graph.add("Concat", graph.constant([0] * 4), missing, graph.constant([0]), axis=0)
-    shape = graph.constant([0, -1, stack.dims])
-    stacked = graph.add("Reshape", graph.add("Pad", frames, pads), shape)
-    return stacked, graph.ceil_divide(lengths, stack.stride)
-
-
-def _convolve(graph: Graph, front_end: Convolutions, frames: str, lengths: str) -> tuple[str, str]:
-    maps = graph.add("Unsqueeze", frames, graph.constant([1]))
-    layers = zip((front_end.first, front_end.second), front_end.strides, strict=True)
-    for convolution, stride in layers:
-        maps = _convolution(graph, convolution, maps, lengths, [stride, 2])
-        maps = graph.add("Relu", maps)
-        lengths = graph.ceil_divide(lengths, stride)
-    for block in front_end.blocks:
-        maps = _block(graph, cast(ConvolutionBlock, block), maps, lengths)
-    return _norm(graph, front_end.norm, _as_frames(graph, maps, front_end.dims)), lengths
-
-
-def _block(graph: Graph, block: ConvolutionBlock, maps: str, lengths: str) -> str:
-    (dims,), channels = block.norm.normalized_shape, block.first.in_channels
-    frames = _norm(graph, block.norm, _as_frames(graph, maps, dims))
-    inner = graph.add("Reshape", frames, graph.constant([0, 0, channels, dims // channels]))
-    inner = graph.add("Transpose", inner, perm=[0, 2, 1, 3])
-    inner = graph.add("Relu", _convolution(graph, block.first, inner, lengths, [1, 1]))
-    return graph.add("Add", maps, _convolution(graph, block.second, inner, lengths, [1, 1]))
-
-
-def _convolution(
-    graph: Graph, convolution: nn.Conv2d, maps: str, lengths: str, strides: list[int]
-) -> str:
-    """Convolve maps (batch, channels, frames, mels) of which no frame lies beyond an utterance."""
-    maps = graph.mask(maps, lengths, [1, 3], 2)
-    weight, bias = graph.constant(convolution.weight), _constant(graph, convolution.bias)
-    return graph.add("Conv", maps, weight, bias, strides=strides, pads=[1, 1, 1, 1])
-
-
-def _as_frames(graph: Graph, maps: str, dims: int) -> str:
-    frames = graph.add("Transpose", maps, perm=[0, 2, 1, 3])
-    return graph.add("Reshape", frames, graph.constant([0, 0, dims]))
-
-
-def _constant(graph: Graph, tensor: Tensor | None) -> str:
-    return graph.constant(cast(Tensor, tensor))
-
-
-def _norm(graph: Graph, norm: nn.LayerNorm | None, frames: str) -> str:
-    if norm is None:
-        return frames
-    scale, bias = graph.constant(norm.weight), _constant(graph, norm.bias)
-    return graph.add("LayerNormalization", frames, scale, bias, axis=-1, epsilon=norm.eps)
-
-
-def _linear(graph: Graph, linear: nn.Linear, values: str) -> str:
-    values = graph.add("MatMul", values, graph.constant(linear.weight.T))
-    if linear.bias is None:
-        return values
-    return graph.add("Add", values, graph.constant(linear.bias))
 
 
 def _recurrent(
@@ -313,10 +188,10 @@ def _layer(
     dims = cells[0].hidden_size * len(cells)
     states = graph.add("Reshape", states, graph.constant([0, 0, dims]))
     if layer.projection is not None:
-        states = _linear(graph, layer.projection, states)
+        states = graph.linear(layer.projection, states)
     if layer.residual:
         states = graph.add("Add", states, frames)
-    return _norm(graph, layer.norm, states)
+    return graph.layer_norm(layer.norm, states)
 
 
 def _gates(cell: nn.RNNBase, name: str, order: Sequence[int]) -> Tensor:
@@ -347,9 +222,9 @@ def _head(
 
 
 def _output(graph: Graph, output: Output, states: str, inputs: str) -> str:
-    scores = _linear(graph, output.state, states)
+    scores = graph.linear(output.state, states)
     if output.input is not None:
-        scores = graph.add("Add", scores, _linear(graph, output.input, inputs))
+        scores = graph.add("Add", scores, graph.linear(output.input, inputs))
     return graph.add("LogSoftmax", scores, axis=-1)
 
 
@@ -390,7 +265,7 @@ def _pooling(graph: Graph, network: SpeechNetwork, states: str, lengths: str) ->
     inside = graph.within(lengths, graph.size(states, 1))
     inside = graph.add("Unsqueeze", inside, graph.constant([2]))
     if network.head.attention is not None:
-        scores = _linear(graph, network.head.attention, states)
+        scores = graph.linear(network.head.attention, states)
         scores = graph.add("Where", inside, scores, graph.constant(-1e30))
         weights = graph.add("Softmax", scores, axis=1)
     else:

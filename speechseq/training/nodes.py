@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor
+from torch import Tensor, nn
 
 OPSET = 17
 IR_VERSION = 9
@@ -73,6 +73,20 @@ class Graph:
             return lengths
         raised = self.add("Add", lengths, self.constant(stride - 1))
         return self.add("Div", raised, self.constant(stride))
+
+    def linear(self, linear: nn.Linear, values: str) -> str:
+        """Return what a linear layer makes of the last axis."""
+        values = self.add("MatMul", values, self.constant(linear.weight.T))
+        if linear.bias is None:
+            return values
+        return self.add("Add", values, self.constant(linear.bias))
+
+    def layer_norm(self, norm: nn.LayerNorm | None, frames: str) -> str:
+        """Return frames (batch, frames, dims) normalised, or as they are, if there is no norm."""
+        if norm is None:
+            return frames
+        scale, bias = self.constant(norm.weight), self.constant(norm.bias)
+        return self.add("LayerNormalization", frames, scale, bias, axis=-1, epsilon=norm.eps)
 
     def model(self) -> onnx.ModelProto:
         """Return the whole as a checked model."""
