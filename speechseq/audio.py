@@ -1,52 +1,23 @@
-"""Audio files to mono float32 samples at a rate; headers are hostile until checked."""
+"""Audio files to mono float32 samples at a rate, in bounded memory; and back."""
 
 from __future__ import annotations
 
-import functools
-import io
 import math
 import os
-import re
-import shutil
-import stat
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 import soundfile
 
-from speechseq.containers import is_chained, walk_mp3
 from speechseq.errors import AudioError
+from speechseq.sound_files import LEAST_SHARE, MOST_FRAMES, Source, name_of, opened, reason_of
 
 MAX_SECONDS = 3600.0
 """Longest stretch read at once; a network's memory grows with it (1.5 GB for half an hour)."""
 
-SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".sph", ".mp3", ".aiff", ".au")
-"""What audio files end in, the public corpora's first."""
-
 LONGEST_HEADER_SECONDS = 1e6
 """Lengths beyond this (11 days) in a header stand for "unknown" or are a lie."""
-
-MAX_CHANNELS = 64
-RATES = (100, 1_000_000)
-UNKNOWN_BYTES = 0x7FFF0000
-"""Lengths from here on are what programs write that stream a wav and cannot know its end."""
-
-_CUT_SHORT = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
-"""What libsndfile notes of a wav, aiff or au shorter than its header says; it reads on."""
-
-_NO_END = "Last page lacks an end-of-stream bit"
-"""What it notes of an ogg that is cut."""
-
-LEAST_SHARE = 0.98
-"""Of the frames a header promises; an mp3's may be an estimate."""
-
-MP3_SLACK = 5000
-"""Samples by which an mp3's frames may hold more than is played: what the encoder put around."""
 
 LOUDEST = 100.0
 """Samples beyond were never scaled; some decoders overshoot 1 a little."""
@@ -54,15 +25,6 @@ LOUDEST = 100.0
 BLOCK_SAMPLES = 1 << 18
 """Samples read at a time, of all channels, or given on if those are more: memory follows what is
 there and not what a header claims."""
-
-MOST_FRAMES = 1 << 62
-"""What a length without a bound counts as; numbers of frames must be whole."""
-
-SPOOL_BYTES = 1 << 24
-"""A pipe's bytes beyond this many go to a temporary file, which can be sought in."""
-
-Source = str | os.PathLike[str] | bytes | BinaryIO
-Found = TypeVar("Found")
 
 
 def read_audio(
@@ -105,8 +67,8 @@ def read_blocks(
     stretch = _Stretch(offset, duration, longest_seconds)
     stretch.check(where)
     found = 0
-    with _seekable(source, where) as seekable, _open(seekable, where) as file:
-        promised = stretch.frames_of(_promised(seekable, file, where), file.samplerate)
+    with opened(source) as (file, whole):
+        promised = stretch.frames_of(whole, file.samplerate)
         read = _blocks(file, where, stretch, _block_frames(file, rate), promised)
         for block in read if file.samplerate == rate else _resample(read, file.samplerate, rate):
             found += len(block)
@@ -133,40 +95,37 @@ def check_samples(samples: np.ndarray, where: str) -> None:
         raise AudioError(f"{where}: a sample is {most:g}; scale them to -1 to 1")
 
 
-def name_of(source: Source) -> str:
-    """Return what to call a source in a message, on one line whatever its name holds."""
-    if isinstance(source, str | os.PathLike):
-        name = os.fspath(source)
-        return name if name and name.isprintable() else repr(name)
-    return "audio bytes" if isinstance(source, bytes) else "audio stream"
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself; `subtype` is libsndfile's name of how samples are coded."""
+
+    rate: int
+    channels: int
+    subtype: str
+    seconds: float
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Return what a file's header says.
+
+    Raises:
+        AudioError: as `read_audio`, of the header alone, or the header gives no length.
+    """
+    with opened(path) as (file, _):
+        seconds = float(file.frames / file.samplerate)
+        header = Header(file.samplerate, file.channels, file.subtype, seconds)
+    if seconds > LONGEST_HEADER_SECONDS:
+        raise AudioError(f"{name_of(path)}: its header gives no length; convert it again")
+    return header
 
 
 def duration_seconds(path: str | os.PathLike[str]) -> float:
     """Return how long a file is, as its header says.
 
     Raises:
-        AudioError: as `read_audio`, of the header alone, or the header gives no length.
+        AudioError: as `read_header`.
     """
-    where = name_of(path)
-    with _open(path, where) as file:
-        _promised(path, file, where)
-        seconds = float(file.frames / file.samplerate)
-    if seconds > LONGEST_HEADER_SECONDS:
-        raise AudioError(f"{where}: its header gives no length; convert it again")
-    return seconds
-
-
-def header_of(path: str | os.PathLike[str]) -> Any:
-    """Return what a file's header says, as `soundfile.info` does, whatever bytes its name has.
-
-    Raises: as `soundfile.info`.
-    """
-    return soundfile.info(_as_opened(path))
-
-
-def _as_opened(path: str | os.PathLike[str]) -> bytes | str | os.PathLike[str]:
-    """Return a path as libsndfile takes it: names that are not UTF-8 as the bytes they are."""
-    return os.fsencode(path) if os.name == "posix" else path
+    return read_header(path).seconds
 
 
 def write_wav(path: str | os.PathLike[str], samples: np.ndarray, rate: int) -> None:
@@ -217,156 +176,6 @@ class _Stretch:
         return round(min((self.duration or self.longest) * rate, MOST_FRAMES))
 
 
-@contextmanager
-def _seekable(source: Source, where: str) -> Iterator[str | os.PathLike[str] | BinaryIO]:
-    """Give bytes, and streams that only run forward, as a file that can be sought in."""
-    if isinstance(source, str | os.PathLike):
-        yield source
-    elif isinstance(source, bytes):
-        if not source:
-            raise AudioError(f"{where}: empty; give an audio file")
-        yield io.BytesIO(source)
-    elif not hasattr(source, "seekable"):
-        raise AudioError(
-            f"a {type(source).__name__}: one path, bytes, a binary stream or an array of samples "
-            f"goes here; several files go to transcribe_many"
-        )
-    elif source.seekable():
-        yield source
-    else:
-        with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
-            _spool(source, cast(BinaryIO, file), where)
-            yield cast(BinaryIO, file)
-
-
-def _spool(stream: BinaryIO, file: BinaryIO, where: str) -> None:
-    """Copy a stream to its end into a file, and go back to the file's start."""
-    try:
-        shutil.copyfileobj(stream, file)
-    except OSError as error:
-        raise AudioError(
-            f"{where}: cannot be kept to be read ({error.strerror}); give it as a file"
-        ) from None
-    if not file.tell():
-        raise AudioError(f"{where}: empty; give an audio file")
-    file.seek(0)
-
-
-def _open(source: str | os.PathLike[str] | BinaryIO, where: str) -> soundfile.SoundFile:
-    if isinstance(source, str | os.PathLike):
-        _check_file(source, where)
-    try:
-        if isinstance(source, str | os.PathLike):
-            file = _SoundFile(_as_opened(source))
-        else:
-            file = _SoundFile(source)
-    except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
-        raise AudioError(
-            f"{where}: not audio that can be read ({_reason(error)}); give wav, flac, ogg or mp3"
-        ) from None
-    if not (1 <= file.channels <= MAX_CHANNELS and RATES[0] <= file.samplerate <= RATES[1]):
-        shape = f"{file.channels} channels at {file.samplerate} Hz"
-        file.close()
-        raise AudioError(f"{where}: its header says {shape}; convert it to something usual")
-    if cut := _cut_short(file.extra_info):
-        file.close()
-        raise AudioError(f"{where}: cut short{cut}; copy it again")
-    return file
-
-
-class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]
-    """A file that is not sought in where it cannot know its length: a flac out of a pipe."""
-
-    def seekable(self) -> bool:
-        """Whether reading may go back and forth."""
-        return self.frames < MOST_FRAMES and bool(super().seekable())
-
-
-def _promised(
-    source: str | os.PathLike[str] | BinaryIO, file: soundfile.SoundFile, where: str
-) -> int:
-    """Return how many frames a file's header promises; 0 where it cannot know.
-
-    Raises:
-        AudioError: it holds more than the header tells, which would be lost without a word.
-    """
-    if file.format not in ("MP3", "OGG"):
-        return int(file.frames) if file.frames < MOST_FRAMES else 0
-    if file.format == "OGG":
-        if _found_by(is_chained, source):
-            raise AudioError(
-                f"{where}: several recordings one behind the other; give each as a file"
-            )
-        return int(file.frames)
-    there = _found_by(walk_mp3, source)
-    if there.samples * LEAST_SHARE > file.frames + MP3_SLACK:
-        told, held = (count / file.samplerate for count in (file.frames, there.samples))
-        raise AudioError(
-            f"{where}: holds {held:.1f} s, of which its header tells {told:.1f}; convert it again"
-        )
-    return int(file.frames if there.is_counted else min(file.frames, there.samples))
-
-
-def _found_by(
-    walk: Callable[[BinaryIO], Found], source: str | os.PathLike[str] | BinaryIO
-) -> Found:
-    """Return what a walk finds from the first byte on; a stream is left where it stood."""
-    if isinstance(source, str | os.PathLike):
-        status = Path(source).stat()
-        return _found_in_file(walk, os.fspath(source), status.st_size, status.st_mtime_ns)
-    place = source.tell()
-    source.seek(0)
-    found = walk(source)
-    source.seek(place)
-    return found
-
-
-@functools.lru_cache(256)
-def _found_in_file(walk: Callable[[BinaryIO], Found], name: str, size: int, changed: int) -> Found:
-    """Walk a file once, however many stretches of it are read, as long as it does not change."""
-    with open(name, "rb") as file:
-        return walk(file)
-
-
-def _cut_short(notes: str) -> str:
-    """Say what libsndfile noted of a file that ends too early; nothing where it does not."""
-    if _NO_END in notes:
-        return ", its end is missing"
-    if found := _CUT_SHORT.search(notes):
-        there, promised = sorted(map(int, found.groups()))
-        if promised < UNKNOWN_BYTES:
-            return f", {there} of {promised} bytes of sound are there"
-    return ""
-
-
-def _reason(error: Exception) -> str:
-    """Return libsndfile's own words, but where they would send the reader looking for a file."""
-    reason = getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(". ")
-    return "cut short or damaged" if reason.startswith("File does not exist") else reason
-
-
-def _check_file(name: str | os.PathLike[str], where: str) -> None:
-    path = Path(name)
-    if not os.fspath(name):
-        raise AudioError(f"{where}: an empty name; give an audio file")
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        what = "a link to nothing" if path.is_symlink() else "no such file"
-        raise AudioError(f"{where}: {what}; check the name") from None
-    except (OSError, ValueError) as error:  # too many links, no permission, a null byte
-        reason = getattr(error, "strerror", None) or error
-        raise AudioError(f"{where}: cannot be opened ({reason}); check the name") from None
-    if stat.S_ISDIR(status.st_mode):
-        raise AudioError(f"{where}: a folder; give an audio file")
-    if not stat.S_ISREG(status.st_mode):
-        raise AudioError(
-            f"{where}: not a regular file; give an audio file, or transcribe - for a pipe"
-        )
-    if not status.st_size:
-        raise AudioError(f"{where}: empty; give an audio file")
-
-
 def _block_frames(file: soundfile.SoundFile, rate: int) -> int:
     """Return how many frames to read at a time."""
     return max(BLOCK_SAMPLES // max(file.channels, rate // file.samplerate), 1)
@@ -393,7 +202,7 @@ def _blocks(
         more = not stretch.duration and found == wanted and len(file.read(1))
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise AudioError(
-            f"{where}: damaged after its header ({_reason(error)}); convert it again"
+            f"{where}: damaged after its header ({reason_of(error)}); convert it again"
         ) from None
     if more:
         raise AudioError(f"{where}: longer than {stretch.limit}; cut it into parts")

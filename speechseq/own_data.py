@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from speechseq.audio import SUFFIXES
 from speechseq.corpora import CORPORA
 from speechseq.corpora.folder import NOISE
 from speechseq.errors import DataError
 from speechseq.manifest import Utterance
+from speechseq.sound_files import SUFFIXES
 from speechseq.tokens import KINDS
 
 OTHER_SUFFIXES = (".m4a", ".aac", ".wma", ".amr", ".webm", ".3gp", ".caf", ".mp4")

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from speechseq.audio import header_of
+from speechseq.audio import read_header
 from speechseq.corpora import CORPORA
 from speechseq.corpora.clips import clips_in
 from speechseq.corpora.folder import SPLITS
@@ -113,19 +113,12 @@ def _features(train: Sequence[Utterance]) -> dict[str, tuple[Any, str]]:
     recorded = [u for u in train if u.audio_filepath]
     if not recorded:
         raise DataError("init: nothing but silence to learn from; give recordings")
-    rates = Counter(_rate(u) for u in recorded[:: max(len(recorded) // 200, 1)])
-    rate = 8000 if rates.most_common(1)[0][0] < 16000 else 16000
+    some = recorded[:: max(len(recorded) // 200, 1)]
+    (usual, _), *_ = Counter(read_header(u.audio_filepath).rate for u in some).most_common(1)
     return {
-        "rate": (rate, f"most recordings have {rates.most_common(1)[0][0]} Hz"),
+        "rate": (8000 if usual < 16000 else 16000, f"most recordings have {usual} Hz"),
         "mels": (40, ""),
     }
-
-
-def _rate(utterance: Utterance) -> int:
-    try:
-        return int(header_of(utterance.audio_filepath).samplerate)
-    except (RuntimeError, OSError):
-        raise DataError(f"{utterance.audio_filepath}: cannot be read; correct or drop it") from None
 
 
 def _head(classes: bool, why: str = "") -> dict[str, tuple[Any, str]]:

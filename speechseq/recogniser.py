@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from speechseq.audio import Source, read_audio, read_blocks
+from speechseq.audio import read_audio, read_blocks
 from speechseq.decoding import Hypothesis, decoder_for
 from speechseq.errors import ModelError, SpeechseqError, UsageError
 from speechseq.long_audio import (
@@ -40,6 +40,7 @@ from speechseq.recognition import (
     text_of,
 )
 from speechseq.segments import Confidence, Segment, Segmenter
+from speechseq.sound_files import Source
 from speechseq.spotting import Spotter
 from speechseq.stream_frames import LATENCY_MS, CarriedFrames, Frames, HearOn, frames_within
 from speechseq.streaming import Settler, Stream

@@ -18,9 +18,10 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechseq import audio
-from speechseq.audio import duration_seconds, name_of, read_audio, read_blocks, write_wav
+from speechseq import audio, sound_files
+from speechseq.audio import duration_seconds, read_audio, read_blocks, write_wav
 from speechseq.errors import AudioError
+from speechseq.sound_files import name_of
 
 RATE = 8000
 UNKNOWN_LENGTH = 0xFFFFFFFF
@@ -83,6 +84,16 @@ def test_path_bytes_and_stream_agree(tmp_path: Path) -> None:
     path.write_bytes(data)
     for source in (path, str(path), data, io.BytesIO(data)):
         np.testing.assert_array_equal(read_audio(source, RATE), np.arange(1, 51) / 32768)
+
+
+@pytest.mark.parametrize("fork", ["._clip.mp3", ".AppleDouble/clip.mp3"])
+def test_what_a_mac_puts_beside_a_file_is_not_read_in_its_place(tmp_path: Path, fork: str) -> None:
+    path = tmp_path / "clip.mp3"
+    soundfile.write(path, np.zeros(RATE), RATE, format="MP3")
+    (tmp_path / fork).parent.mkdir(exist_ok=True)
+    (tmp_path / fork).write_bytes(bytes(4096))
+    assert len(read_audio(path, RATE)) == RATE
+    assert duration_seconds(path) == 1.0
 
 
 def test_stream_that_cannot_seek_is_read() -> None:
@@ -256,7 +267,7 @@ def test_a_long_pipe_goes_over_a_file(
     monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", watch)
     assert len(read_audio(pipe(wav(pcm(100))), RATE)) == 100
     assert not rolled
-    monkeypatch.setattr(audio, "SPOOL_BYTES", 50)
+    monkeypatch.setattr(sound_files, "SPOOL_BYTES", 50)
     np.testing.assert_array_equal(
         read_audio(pipe(wav(pcm(100))), RATE), read_audio(wav(pcm(100)), RATE)
     )

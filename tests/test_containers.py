@@ -12,7 +12,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechseq import audio
+from speechseq import sound_files
 from speechseq.audio import read_audio
 from speechseq.containers import Mp3, is_chained, walk_mp3
 from speechseq.errors import AudioError
@@ -134,7 +134,7 @@ def test_a_file_is_walked_once_for_all_its_stretches_and_anew_once_it_changes(
         walked.append(walk_mp3(file))
         return walked[-1]
 
-    monkeypatch.setattr(audio, "walk_mp3", counted)
+    monkeypatch.setattr(sound_files, "walk_mp3", counted)
     path = tmp_path / "long.mp3"
     path.write_bytes(mp3(sound(2.0, 16000), 16000))
     for offset in (0.0, 0.5, 1.0):

@@ -21,9 +21,9 @@ from speechseq.errors import SpeechseqError, UsageError
 if TYPE_CHECKING:
     from concurrent.futures import Future, ProcessPoolExecutor
 
-    from speechseq.audio import Source
     from speechseq.recogniser import Recogniser
     from speechseq.recognition import Recognition
+    from speechseq.sound_files import Source
 
     Answer = Recognition | SpeechseqError
     Work = Callable[[list[str]], list[Answer]]

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _named(name: str, text: str) -> str:
-    from speechseq.audio import name_of
+    from speechseq.sound_files import name_of
 
     return f"{name_of(name)}\t{text}"
 
@@ -141,7 +141,7 @@ class _SecondsBar:
             return 0
 
     def _draw(self, done: int, of: int) -> None:
-        from speechseq.audio import name_of
+        from speechseq.sound_files import name_of
 
         self._bar(f"{name_of(self._name)}, seconds", done, of)
 
@@ -176,7 +176,7 @@ def _expand(name: str) -> list[str]:
 
 def _files(name: str) -> list[str]:
     """Return a file as it is, or the audio files in a folder."""
-    from speechseq.audio import SUFFIXES
+    from speechseq.sound_files import SUFFIXES
 
     if not os.path.isdir(name):
         return [name]

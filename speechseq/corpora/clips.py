@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from speechseq.audio import SUFFIXES, duration_seconds
+from speechseq.audio import duration_seconds
 from speechseq.errors import AudioError, DataError
 from speechseq.manifest import Utterance
+from speechseq.sound_files import SUFFIXES
 
 _THREADS = 8
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from speechseq.audio import SUFFIXES
 from speechseq.corpora.clips import clips_in, folders_in, hashed_speaker, measured, require
 from speechseq.errors import DataError
 from speechseq.manifest import Corpus, Utterance
+from speechseq.sound_files import SUFFIXES
 
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {

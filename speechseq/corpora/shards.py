@@ -19,11 +19,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from speechseq.audio import name_of
 from speechseq.corpora.clips import measured
 from speechseq.errors import DataError
 from speechseq.files import beside, cache_folder, sha256, writing
 from speechseq.manifest import Corpus, Utterance, parse_line, read_manifest, write_manifest
+from speechseq.sound_files import name_of
 
 FORMAT = "speechseq shards 1"
 INDEX_SUFFIX = ".shards.json"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from speechseq.audio import duration_seconds, header_of, name_of, read_audio
+from speechseq.audio import read_audio, read_header
 from speechseq.corpora.shards import (
     AUDIO_SUFFIXES,
     FORMAT,
@@ -24,6 +24,7 @@ from speechseq.corpora.shards import (
 from speechseq.errors import AudioError, DataError, SpeechseqError, UsageError
 from speechseq.files import atomic_write, refuse_existing, sha256
 from speechseq.manifest import Utterance, read_utterance
+from speechseq.sound_files import name_of
 from speechseq.tokens import KINDS
 
 MEGABYTES = 256
@@ -223,19 +224,19 @@ def _encode(utterance: Utterance, key: str) -> Encoded:
         samples = read_utterance(utterance, SILENCE_RATE)
         return Encoded(key, ".flac", *_flac(samples, SILENCE_RATE, 16), utterance)
     path = Path(utterance.audio_filepath)
-    seconds = duration_seconds(path)
+    about = read_header(path)
     try:
-        about = header_of(path)
         whole = utterance.volume == 1 and not utterance.offset
-        whole = whole and abs((utterance.duration or seconds) - seconds) <= WHOLE_SECONDS
+        left_out = about.seconds - (utterance.duration or about.seconds)
+        whole = whole and abs(left_out) <= WHOLE_SECONDS
         suffix = path.suffix.lower()
         if whole and suffix in AUDIO_SUFFIXES and path.stat().st_size <= LARGEST_AUDIO_BYTES:
             audio = path.read_bytes()
-            samples = read_audio(audio, about.samplerate)
-            return Encoded(key, suffix, audio, len(samples) / about.samplerate, utterance)
-        samples = read_utterance(utterance, about.samplerate)
+            samples = read_audio(audio, about.rate)
+            return Encoded(key, suffix, audio, len(samples) / about.rate, utterance)
+        samples = read_utterance(utterance, about.rate)
         as_is = about.channels == 1 and utterance.volume == 1 and about.subtype in _UP_TO_16
-        audio, seconds = _flac(samples, about.samplerate, 16 if as_is else 24)
+        audio, seconds = _flac(samples, about.rate, 16 if as_is else 24)
     except AudioError as error:
         # Bytes have no name.
         raise AudioError(str(error).replace("audio bytes", str(path), 1)) from None
