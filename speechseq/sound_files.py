@@ -88,7 +88,7 @@ def _seekable(source: Source, where: str) -> Iterator[str | os.PathLike[str] | B
     elif isinstance(source, bytes):
         if not source:
             raise AudioError(f"{where}: empty; give an audio file")
-        yield io.BytesIO(source)
+        yield _Bytes(source)
     elif not hasattr(source, "seekable"):
         raise AudioError(
             f"a {type(source).__name__}: one path, bytes, a binary stream or an array of samples "
@@ -105,6 +105,17 @@ def _seekable(source: Source, where: str) -> Iterator[str | os.PathLike[str] | B
 def _has_resource_fork(path: Path) -> bool:
     forks = path.with_name(f"._{path.name}"), path.parent / ".AppleDouble" / path.name
     return any(fork.exists() for fork in forks)
+
+
+class _Bytes(io.BytesIO):
+    """Bytes in which a damaged header leads nowhere before the first one."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place, or, where there is none, nowhere: libsndfile takes no exceptions."""
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return self.tell()
 
 
 def _spool(stream: BinaryIO, file: BinaryIO, where: str) -> None:

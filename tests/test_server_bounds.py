@@ -51,7 +51,7 @@ def test_a_body_may_be_so_large_and_no_larger() -> None:
 
 
 def test_all_bodies_may_be_so_large_together() -> None:
-    with serving(total_mb=0.02, body_mb=0.02, audio_seconds=0.6) as client:
+    with serving(total_mb=0.02, body_mb=0.02, audio_seconds=0.6, stream_seconds=0.1) as client:
         service = service_of(client)
         assert post(client).status_code == 200
         with service.store.lease() as take:
@@ -65,11 +65,19 @@ def test_all_bodies_may_be_so_large_together() -> None:
         assert service.store.held == 0
 
 
-@pytest.mark.parametrize("limits", [{"body_mb": 0.9}, {"audio_seconds": 30.0}])
-def test_the_largest_upload_must_fit(limits: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("what", "limits"),
+    [
+        ("upload", {"body_mb": 0.9}),
+        ("upload", {"audio_seconds": 30.0}),
+        ("stream", {"stream_seconds": 8.0}),
+    ],
+)
+def test_the_largest_of_all_must_fit(what: str, limits: dict[str, Any]) -> None:
     small: dict[str, Any] = {"total_mb": 0.5, "body_mb": 0.4, "audio_seconds": 10.0}
+    small |= {"stream_seconds": 3.0}
     build_app({"a": LEFT_RIGHT}, Limits(**small))
-    with pytest.raises(UsageError, match=r"--total-mb 0.5: one upload may take 0.9"):
+    with pytest.raises(UsageError, match=rf"--total-mb 0.5: one {what} may take [01].\d+; raise"):
         build_app({"a": LEFT_RIGHT}, Limits(**small | limits))
 
 

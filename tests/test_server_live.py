@@ -367,7 +367,7 @@ def test_a_signal_lets_what_runs_finish(number: signal.Signals, code: int) -> No
         whole = request_bytes(SAMPLE.read_bytes())
         with socket.create_connection(place) as running:
             running.sendall(whole[:-100])
-            until(lambda: metric(place, "speechseq_uploads") == 1)
+            until(lambda: metric(place, "speechseq_held_bytes") > 0)
             server.send_signal(number)
             until(lambda: not is_open(place))
             running.sendall(whole[-100:])

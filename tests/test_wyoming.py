@@ -14,7 +14,7 @@ import threading
 import warnings
 import wave
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
@@ -48,7 +48,7 @@ from speechseq.server.events import LINE_BYTES
 from speechseq.server.limits import Limits
 from speechseq.server.listening import listen
 from speechseq.server.service import Service
-from speechseq.server.wyoming import Endpoint, Offer, Sound, listening_at, serve
+from speechseq.server.wyoming import CONNECTIONS, Endpoint, Offer, Sound, listening_at, serve
 from speechseq.tokens import SILENCE, UNKNOWN, Vocabulary
 
 ROOT = Path(__file__).parents[1]
@@ -490,20 +490,36 @@ def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(scene())
 
 
-def test_there_are_so_many_connections_at_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_there_are_so_many_utterances_at_once(caplog: pytest.LogCaptureFixture) -> None:
     async def scene() -> None:
         async with serving(streams=1) as live, AsyncClient.from_uri(live.uri) as first:
-            await first.write_event(Ping().event())
+            for each in (START, Ping()):
+                await first.write_event(each.event())
             assert (await answers(first, 1))[0].type == "pong"
             # Who sends much before it reads has the answer, too.
-            for said in ((), (START, *[chunk()] * 40)):
+            for said in ((START,), (START, *[chunk()] * 40)):
                 refused(await ask(live.uri, *said), "busy", "too many requests at once")
-            for each in UTTERANCE:
+            for each in UTTERANCE[1:]:
                 await first.write_event(each.event())
             assert (await answers(first, 1))[0].type == "transcript"
 
     asyncio.run(scene())
     assert len(caplog.records) == 2
+
+
+def test_those_who_say_nothing_keep_nobody_out(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        async with serving(streams=1) as live, AsyncExitStack() as idle:
+            for _ in range(CONNECTIONS - 1):
+                await idle.enter_async_context(AsyncClient.from_uri(live.uri))
+            assert await texts(live.uri, *UTTERANCE) == ["left right"]
+            last = await idle.enter_async_context(AsyncClient.from_uri(live.uri))
+            await last.write_event(Ping().event())
+            assert (await answers(last, 1))[0].type == "pong"
+            refused(await ask(live.uri), "busy", "too many requests at once")
+
+    asyncio.run(scene())
+    assert len(caplog.records) == 1
 
 
 def test_who_leaves_is_no_error(caplog: pytest.LogCaptureFixture) -> None:

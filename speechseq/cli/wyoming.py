@@ -26,7 +26,8 @@ HELP = "serve recognition over the Wyoming protocol, for Home Assistant"
 PACKAGES = (*http.PACKAGES, "wyoming")
 DEFAULT_URI = "tcp://127.0.0.1:10300"
 LIMITS = {
-    "streams": "connections at once",
+    "streams": "utterances at once",
+    "total_mb": "megabytes of all utterances held at once",
     "stream_seconds": "seconds of audio in one utterance",
     "idle_seconds": "longest silence of a client",
     "message_kb": "kilobytes of one event",

@@ -1,4 +1,4 @@
-"""Clips that wait are recognised together: one thread runs the network, not the event loop."""
+"""Clips that wait are recognised together: a thread runs the network, not the event loop."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ class Batcher:
         self._on_batch = on_batch
         self._arrived = asyncio.Event()
         self._worker = ThreadPoolExecutor(1, "recognise")
+        self._long = ThreadPoolExecutor(1, "recognise long")
+        self._running: set[asyncio.Task[None]] = set()
 
     async def recognise(self, recogniser: Recogniser, samples: np.ndarray) -> Recognition:
         """Recognise samples (samples,) at the recogniser's rate, together with what else waits."""
@@ -58,34 +60,43 @@ class Batcher:
             await self._linger()
             while batch := take_batch(self.waiting, self._limits.batch):
                 self._on_batch(len(batch))
-                await self._recognise(batch)
+                if _seconds(batch) > BATCH_SECONDS:
+                    # Short clips do not wait for a long one.
+                    task = asyncio.create_task(self._recognise(batch, self._long))
+                    self._running.add(task)
+                    task.add_done_callback(self._running.discard)
+                else:
+                    await self._recognise(batch, self._worker)
 
     def close(self) -> None:
-        """Wait for the batch that runs, and end the thread."""
+        """Wait for what runs, and end the threads."""
         self._worker.shutdown()
+        self._long.shutdown()
 
     async def _linger(self) -> None:
         """Give those a moment that are on their way, if there are any."""
         if len(self.waiting) < min(self._limits.batch, self._coming()):
             await asyncio.sleep(self._limits.window_ms / 1000)
 
-    async def _recognise(self, batch: Sequence[Clip]) -> None:
+    async def _recognise(self, batch: Sequence[Clip], worker: ThreadPoolExecutor) -> None:
         try:
             found = await asyncio.get_running_loop().run_in_executor(
-                self._worker, recognise_together, batch
+                worker, recognise_together, batch
             )
         except Exception as error:  # whatever it is, it is the clips' and must not end the loop
-            await self._recognise_failed(batch, error)
+            await self._recognise_failed(batch, error, worker)
             return
         for clip, recognition in zip(batch, found, strict=True):
             if not clip.found.done():
                 clip.found.set_result(recognition)
 
-    async def _recognise_failed(self, batch: Sequence[Clip], error: Exception) -> None:
+    async def _recognise_failed(
+        self, batch: Sequence[Clip], error: Exception, worker: ThreadPoolExecutor
+    ) -> None:
         """Try the clips of a failed batch alone, so that one does not spoil the others."""
         if len(batch) > 1:
             for clip in batch:
-                await self._recognise([clip])
+                await self._recognise([clip], worker)
         elif not batch[0].found.done():
             batch[0].found.set_exception(error)
 
@@ -120,5 +131,9 @@ def take_batch(waiting: list[Clip], most: int) -> list[Clip]:
 
 def _fits(batch: Sequence[Clip]) -> bool:
     sizes = [len(clip.samples) for clip in batch]
-    seconds = len(sizes) * max(sizes) / batch[0].recogniser.rate
-    return min(sizes) >= LIKE * max(sizes) and seconds <= BATCH_SECONDS
+    return min(sizes) >= LIKE * max(sizes) and _seconds(batch) <= BATCH_SECONDS
+
+
+def _seconds(batch: Sequence[Clip]) -> float:
+    """Return how much audio a batch is, padding included."""
+    return len(batch) * max(len(clip.samples) for clip in batch) / batch[0].recogniser.rate

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -23,10 +24,38 @@ PAGE_FILES = "/page/"
 OPEN = (HEALTH, "/")
 """Paths that need no token: what watches over the server knows none, and the page asks for it."""
 
+READ_OUT_BYTES, READ_OUT_SECONDS = 1 << 20, 1.0
+"""How much of a body, in how much time, is taken in before a request is refused."""
+
+AMBIGUOUS = "ambiguous_length"
+"""Code of the refusal after which nothing more is read of a connection."""
+
 WEBSOCKET_STATUS = {"websocket.accept": 101, "websocket.close": 403}
 """What the first message of an answer to a WebSocket amounts to."""
 
 log = logging.getLogger(__name__)
+
+
+class Body:
+    """What receives a request's messages, and knows whether its body is still on its way."""
+
+    def __init__(self, receive: Receive, headers: Headers):
+        self._receive = receive
+        self._is_over = not {"content-length", "transfer-encoding"} & set(headers)
+
+    async def __call__(self) -> Message:
+        """Return the next message."""
+        message = await self._receive()
+        self._is_over = not message.get("more_body")
+        return message
+
+    async def read_out(self) -> None:
+        """Take in the rest, if it is little: a socket closed with data unread loses the answer."""
+        left = READ_OUT_BYTES
+        with suppress(TimeoutError):
+            async with asyncio.timeout(READ_OUT_SECONDS):
+                while not self._is_over and left > 0:
+                    left -= len((await self()).get("body", b""))
 
 
 @dataclass(frozen=True)
@@ -48,10 +77,12 @@ class Door:
             await self.app(scope, receive, send)
             return
         status = 0
+        receive = body = Body(receive, Headers(scope=scope))
 
         async def noting(message: Message) -> None:
             nonlocal status
             if message["type"].endswith("response.start"):
+                await body.read_out()
                 status = message["status"]
             else:
                 status = status or WEBSOCKET_STATUS.get(message["type"], 0)
@@ -66,11 +97,13 @@ class Door:
             await self._answer(scope, receive, noting)
         except ClientDisconnect:
             status = CLIENT_GONE
-        except Exception as error:
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            log.error("%s: %s", path, what, exc_info=log.isEnabledFor(logging.DEBUG))
+        except asyncio.CancelledError:  # the time to finish what runs is over
             if not status:
-                await _refuse(failure(), scope, receive, noting)
+                await _refuse(_stopped(), scope, receive, noting)
+        except Exception as error:
+            refusal = failure(log, path, error)
+            if not status:
+                await _refuse(refusal, scope, receive, noting)
         finally:
             self.metrics.requests.labels(path, status or CLIENT_GONE).inc()
 
@@ -89,9 +122,13 @@ class Door:
         that only names which always mean this machine are answered.
 
         Raises:
-            Refusal: the token is wrong (401), or a page of another place asks (403).
+            Refusal: the token is wrong (401), a page of another place asks (403), or proxies
+                before this server may read the request in another way (400).
         """
         headers = Headers(scope=scope)
+        if "content-length" in headers and "transfer-encoding" in headers:  # RFC 9112, section 6.3
+            message = "Content-Length: sent with Transfer-Encoding; send one of them"
+            raise Refusal(400, message, code=AMBIGUOUS)
         if scope["path"] in OPEN or scope["path"].startswith(PAGE_FILES):
             return
         if self.token is None:
@@ -122,8 +159,13 @@ def _holds(header: str, token: str) -> bool:
     return right and scheme.lower() == "bearer"
 
 
+def _stopped() -> Refusal:
+    return Refusal(503, "server: stopped before it had an answer; ask again", code="stopped")
+
+
 async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
-        await refusal.response()(scope, receive, send)
+        headers = {"Connection": "close"} if refusal.code == AMBIGUOUS else None
+        await refusal.response(headers)(scope, receive, send)
     else:
         await WebSocket(scope, receive, send).send_denial_response(refusal.response())

@@ -8,13 +8,12 @@ Source: https://github.com/OHF-Voice/wyoming
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 from wyoming.event import Event, async_write_event
 
 from speechseq.server.limits import Limits
-from speechseq.server.refusal import Refusal
+from speechseq.server.refusal import Refusal, json_object
 
 LINE_BYTES = 1 << 14
 """Longest line that begins an event."""
@@ -46,6 +45,7 @@ class Line:
             Refusal: it is too large, comes too late, is cut short or is no event.
             EOFError: the client left between two events.
         """
+        await asyncio.sleep(0)  # what is there already is read at once: others must have turns
         try:
             async with asyncio.timeout(self._limits.idle_seconds):
                 return await self._event(await self._header())
@@ -121,13 +121,7 @@ def wrong(message: str) -> Refusal:
 
 
 def _parse(text: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        raise wrong("event: not JSON; speak the Wyoming protocol here") from None
-    if not isinstance(value, dict):
-        raise wrong("event: not an object; speak the Wyoming protocol here")
-    return value
+    return json_object(text, lambda what: wrong(f"event: {what}; speak the Wyoming protocol here"))
 
 
 def _cut_short() -> Refusal:

@@ -34,9 +34,17 @@ class Gate:
             self.inside -= 1
             self._places.release()
 
-    async def _enter(self) -> None:
+    def check(self) -> None:
+        """See that there is a place, or one to wait in.
+
+        Raises:
+            Refusal: there is none (429).
+        """
         if self._places.locked() and self.waiting >= self._queue:
             raise Refusal(429, "server: too many requests at once; try again soon", code="busy")
+
+    async def _enter(self) -> None:
+        self.check()
         self.waiting += 1
         try:
             async with asyncio.timeout(self._wait_seconds or None):
@@ -56,7 +64,9 @@ class Store:
 
     @contextmanager
     def lease(self) -> Iterator[Callable[[int], None]]:
-        """Give a function that takes room for so many bytes; all of it is free again afterwards.
+        """Give a function that takes room for so many bytes, or gives some back (fewer than 0).
+
+        All of it is free again afterwards.
 
         Raises:
             Refusal: there is not so much room (503).

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import socket
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from speechseq.errors import SpeechseqError
 from speechseq.server.limits import Limits
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGIReceiveEvent
 
 BACKLOG = 512
 """Connections that the system keeps until they are taken up."""
@@ -21,11 +27,72 @@ BACKLOG = 512
 SEND_BYTES = 1 << 18
 """What the system may hold of an answer: of more it would be heard too late who takes it."""
 
+READ_BYTES = 1 << 13
+"""What is taken of a connection at once: chunks and frames of a byte keep the others waiting."""
+
 LEAST_TAKEN_BYTES = 4096
 """Who takes less of an answer in `header_seconds` takes none."""
 
+ANSWERING = "answering"
+"""Key of a WebSocket's state, under which it says that nothing but its last answer is to come."""
+
 UNKNOWN = object()
 State = tuple[Any, bool, int]
+
+log = logging.getLogger(__name__)
+
+
+class InPieces(asyncio.BufferedProtocol):
+    """A protocol that takes READ_BYTES at once, and then lets the others have their turn.
+
+    Left to itself, asyncio hands over a quarter of a megabyte.
+    """
+
+    _piece: bytearray | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what came; a protocol's own."""
+        raise NotImplementedError
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """Give asyncio where to put what comes."""
+        self._piece = self._piece or bytearray(READ_BYTES)
+        return self._piece
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take in what was put there."""
+        self.data_received(bytes(memoryview(self._piece or b"")[:nbytes]))
+
+
+class Http(H11Protocol, InPieces):
+    """A connection of HTTP requests."""
+
+
+class Socket(WebSocketsSansIOProtocol, InPieces):
+    """A WebSocket. Who does not take its pongs is not read from."""
+
+    def pause_writing(self) -> None:
+        """Stop to read, too: every ping that is read is answered."""
+        super().pause_writing()
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        super().resume_writing()
+        if not self.read_paused:
+            self.transport.resume_reading()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """Return what was read; that goes on only if what was sent was taken."""
+        message = await super().receive()
+        if not self.writable.is_set():
+            self.transport.pause_reading()
+        return message
+
+    def shutdown(self) -> None:
+        """Close, but for a stream whose final text is being found: that closes by itself."""
+        if not (self.handshake_initiated and self.scope["state"].get(ANSWERING)):
+            super().shutdown()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -54,13 +121,14 @@ def build_server(app: ASGIApp, limits: Limits) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             app,
-            http="h11",  # it bounds the size of headers; httptools does not
-            ws="websockets-sansio",
+            http=Http,  # h11 bounds the size of headers; httptools does not
+            ws=Socket,
             ws_max_size=limits.message_bytes,
             ws_per_message_deflate=False,  # samples hardly shrink
             lifespan="on",
             log_config=None,
-            log_level="error",
+            # What clients do wrong is no error of ours, and ours the door tells in one line.
+            log_level="error" if log.isEnabledFor(logging.DEBUG) else "critical",
             access_log=False,
             proxy_headers=False,
             server_header=False,

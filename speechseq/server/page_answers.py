@@ -43,7 +43,12 @@ async def show_file(request: Request) -> Response:
 async def list_offer(request: Request) -> Response:
     """Tell the page of the models."""
     service: Service = request.app.state.service
-    told = offer(service.recognisers, service.model_files, server=True)
+    told = offer(
+        service.recognisers,
+        service.model_files,
+        server=True,
+        audio_seconds=service.limits.audio_seconds,
+    )
     return JSONResponse(told, headers=HEADERS)
 
 
@@ -66,12 +71,14 @@ async def give_log_probs(request: Request) -> Response:
     """
     service: Service = request.app.state.service
     recogniser = service.model(request.query_params.get("model", ""))
-    async with service.uploads.place():
-        with service.store.lease() as take:
-            body = await read_body(request, service.limits, take)
-            longest = min(LONG_SECONDS, service.limits.audio_seconds)
-            samples = _samples(body, recogniser.rate, longest)
+    service.uploads.check()
+    with service.store.lease() as take:
+        body = await read_body(request, service.limits, take)
+        longest = min(LONG_SECONDS, service.limits.audio_seconds)
+        samples = _samples(body, recogniser.rate, longest)
+        async with service.uploads.place():
             log_probs = await service.log_probs(recogniser, samples)
+    service.metrics.audio_seconds.inc(len(samples) / recogniser.rate)
     content = log_probs.astype(SAMPLE).tobytes()
     return Response(content, media_type="application/octet-stream", headers=HEADERS)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -41,6 +43,24 @@ class Refusal(SpeechseqError):
         return JSONResponse(self.body(), self.status, all_headers)
 
 
-def failure() -> Refusal:
-    """Return the refusal for an error of ours: the client learns that there was one, not which."""
+def failure(log: logging.Logger, where: str, error: Exception) -> Refusal:
+    """Note an error of ours in one line; the client learns that there was one, not which."""
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    log.error("%s: %s", where, what, exc_info=log.isEnabledFor(logging.DEBUG))
     return Refusal(500, "server: an internal error; its operator can read of it", code="internal")
+
+
+def json_object(text: str | bytes, wrong: Callable[[str], Refusal]) -> dict[str, Any]:
+    """Return the JSON object that a client sent.
+
+    Raises:
+        Refusal: `wrong`, of what is wrong with it: it is none, or its texts are not Unicode.
+    """
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        raise wrong("not JSON") from None
+    if not isinstance(value, dict):
+        raise wrong("not an object")
+    return value

@@ -20,6 +20,7 @@ from speechseq.server.gate import Gate, Store
 from speechseq.server.limits import Limits
 from speechseq.server.metrics import Metrics
 from speechseq.server.refusal import Refusal
+from speechseq.server.sound import PCM_BYTES, STREAM_RATES
 
 FIRST = ("", "whisper-1")
 """What clients call a model who know none by name: the first one is meant."""
@@ -36,7 +37,7 @@ class Service:
     `model_files` are the ONNX files of those that are given away.
 
     Raises:
-        UsageError: the largest upload allowed would not fit into the memory for all.
+        UsageError: the largest upload or stream allowed would not fit into the memory for all.
     """
 
     def __init__(
@@ -86,10 +87,18 @@ class Service:
         Raises:
             Refusal: there is none (404).
         """
+        return self.recognisers[self.name_of(name)]
+
+    def name_of(self, name: str) -> str:
+        """Return the own name of a model that a request calls by name.
+
+        Raises:
+            Refusal: there is none (404).
+        """
         if name in self.recognisers:
-            return self.recognisers[name]
+            return name
         if name in FIRST:
-            return next(iter(self.recognisers.values()))
+            return next(iter(self.recognisers))
         known = ", ".join(self.recognisers)
         message = f"model: no {name[:80]!r} here; choose from {known}"
         raise Refusal(404, message, code="model_not_found", param="model")
@@ -106,11 +115,9 @@ class Service:
         """
         try:
             async with asyncio.timeout(self.limits.answer_seconds):
-                found = await self.batcher.recognise(recogniser, samples)
+                return await self.batcher.recognise(recogniser, samples)
         except TimeoutError:
             raise _too_busy() from None
-        self.metrics.audio_seconds.inc(found.duration)
-        return found
 
     async def log_probs(self, recogniser: Recogniser, samples: np.ndarray) -> np.ndarray:
         """Return the log-probabilities (frames, tokens) of samples (samples,) at its rate.
@@ -123,7 +130,6 @@ class Service:
                 found, _ = await self.read(lambda: recogniser.network(*pad([samples])))
         except TimeoutError:
             raise _too_busy() from None
-        self.metrics.audio_seconds.inc(len(samples) / recogniser.rate)
         return found[0]
 
     def _watch(self) -> None:
@@ -141,13 +147,18 @@ def _too_busy() -> Refusal:
 
 def _check_memory(recognisers: Mapping[str, Recogniser], limits: Limits) -> None:
     rate = max(recogniser.rate for recogniser in recognisers.values())
-    samples = limits.audio_seconds * rate * np.dtype(np.float32).itemsize
-    largest = max(limits.body_bytes, samples)
-    if largest > limits.total_bytes:
-        raise UsageError(
-            f"--total-mb {limits.total_mb:g}: one upload may take {largest / 1e6:g}; "
-            f"raise it, or lower --body-mb or --audio-seconds"
-        )
+    a_second = rate * np.dtype(np.float32).itemsize
+    upload = max(limits.body_bytes, limits.audio_seconds * a_second)
+    stream = limits.stream_seconds * (STREAM_RATES[1] * PCM_BYTES + a_second)
+    for what, most, flags in (
+        ("upload", upload, "--body-mb or --audio-seconds"),
+        ("stream", stream, "--stream-seconds"),
+    ):
+        if most > limits.total_bytes:
+            raise UsageError(
+                f"--total-mb {limits.total_mb:g}: one {what} may take {most / 1e6:g}; raise it, "
+                f"or lower {flags}"
+            )
 
 
 def warm(recognisers: Mapping[str, Recogniser]) -> None:

@@ -6,6 +6,7 @@ repository: scripts/vendor_onnxruntime_web.py brings it into the package.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,6 +47,7 @@ POLICY = (
 """What the page may load: its own files. It stands in the page, too, where no server says it."""
 
 
+@functools.cache
 def page_files() -> dict[str, Path]:
     """Return the page's files by their places below PAGE: what may be asked for, and no more."""
     return {
@@ -74,11 +76,16 @@ def need_runtime() -> None:
 
 
 def offer(
-    recognisers: Mapping[str, Recogniser], files: Mapping[str, Path], *, server: bool
+    recognisers: Mapping[str, Recogniser],
+    files: Mapping[str, Path],
+    *,
+    server: bool,
+    audio_seconds: float = LONG_SECONDS,
 ) -> dict[str, Any]:
     """Return what the page is told, as JSON values: its models, and where they can be run.
 
-    Models in `files` can be run in the browser, where onnxruntime-web is here, too.
+    Models in `files` can be run in the browser, where onnxruntime-web is here, too. A recording
+    may have `audio_seconds`, and LONG_SECONDS at most.
     """
     models = [
         describe(recogniser) | {"name": name, "file": file_of(name) if name in files else None}
@@ -87,7 +94,7 @@ def offer(
     return {
         "server": server,
         "runtime": has_runtime(),
-        "most_seconds": LONG_SECONDS,
+        "most_seconds": min(LONG_SECONDS, audio_seconds),
         "models": models,
     }
 

@@ -18,6 +18,9 @@ MOST_SAMPLES_A_SECOND = 192_000
 WAV_PCM = re.compile(rb"RIFF....WAVEfmt ....\x01\0", re.DOTALL)
 """How a wav file begins that holds plain samples, none of them in less than a byte."""
 
+STREAM_RATES = (8000, 48000)
+"""Samples per second that a stream may have."""
+
 PCM_BYTES = 2
 PCM_SCALE = 1 << 15
 
@@ -37,7 +40,7 @@ def read_upload(data: bytes, rate: int, longest_seconds: float) -> np.ndarray:
             blocks.append(block)
             size += len(block)
             if size > longest_seconds * rate + 1:  # resampling may round up
-                raise too_long(longest_seconds)
+                raise too_long(longest_seconds, "file")
     except AudioError as error:
         raise Refusal(400, str(error), code="invalid_audio", param="file") from None
     return np.concatenate(blocks)
@@ -61,7 +64,7 @@ def _check_header(data: bytes, longest_seconds: float) -> None:
         return  # its length may be a guess, and it cannot hold much more than it weighs
     seconds = header.frames / header.samplerate
     if longest_seconds < seconds < LONGEST_HEADER_SECONDS:
-        raise too_long(longest_seconds)
+        raise too_long(longest_seconds, "file")
     samples = min(seconds, longest_seconds) * header.samplerate * header.channels
     if samples > MOST_SAMPLES_A_SECOND * longest_seconds:
         shape = f"{header.channels} channels at {header.samplerate} Hz"
@@ -80,7 +83,7 @@ def read_pcm(data: bytes, found_rate: int, rate: int) -> np.ndarray:
     return np.clip(resampled, -1.0, 1.0)
 
 
-def too_long(longest_seconds: float) -> Refusal:
-    """Return the refusal of audio that is longer than allowed."""
+def too_long(longest_seconds: float, param: str | None = None) -> Refusal:
+    """Return the refusal of audio that is longer than allowed, in a form's field if it has one."""
     message = f"audio: longer than {longest_seconds:g} s at most; send it in parts"
-    return Refusal(413, message, code="audio_too_long", param="file")
+    return Refusal(413, message, code="audio_too_long", param=param)

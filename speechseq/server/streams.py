@@ -11,7 +11,8 @@ length. The final text is that of the whole, as of a file: what follows a word t
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,19 +23,20 @@ from speechseq.recogniser import Recogniser
 from speechseq.recognition import Listener, Recognition
 from speechseq.server.answers import word_times
 from speechseq.server.limits import Limits
-from speechseq.server.refusal import Refusal, failure
+from speechseq.server.listening import ANSWERING
+from speechseq.server.refusal import Refusal, failure, json_object
 from speechseq.server.service import Service
-from speechseq.server.sound import PCM_BYTES, read_pcm, too_long
+from speechseq.server.sound import PCM_BYTES, STREAM_RATES, read_pcm, too_long
 from speechseq.streaming import Resampler
-
-RATES = (8000, 48000)
-"""Samples per second that a stream may have."""
 
 INTERIM_SECONDS = 1.0
 """Least time from one interim text to the next."""
 
 CLOSE_CODES = {408: 1008, 413: 1009, 429: 1013, 500: 1011, 503: 1013}
 """WebSocket's close codes by HTTP's statuses; 1008 stands for all others."""
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,14 @@ class Start:
 class Utterance:
     """Hears an utterance, and says what it is, so far and in the end.
 
-    A model that cannot stream recognises all of it anew each time it is asked.
+    A model that cannot stream recognises all of it anew each time it is asked. `take` is asked for
+    the room of all that is heard.
     """
 
-    def __init__(self, service: Service, start: Start):
+    def __init__(self, service: Service, start: Start, take: Callable[[int], None]):
         self._service = service
         self._start = start
+        self._take = take
         self._heard = bytearray()
         self._most = round(service.limits.stream_seconds * start.rate) * PCM_BYTES
         streams = start.interim and start.recogniser.streams
@@ -66,12 +70,13 @@ class Utterance:
         """Take the next samples.
 
         Raises:
-            Refusal: they are not whole samples (400), or too many (413).
+            Refusal: they are not whole samples (400), too many (413), or there is no room (503).
         """
         if len(pcm) % PCM_BYTES:
             raise _wrong(f"audio: {len(pcm)} bytes; whole 16-bit samples go here")
         if len(self._heard) + len(pcm) > self._most:
             raise too_long(self._service.limits.stream_seconds)
+        self._take(len(pcm))
         self._heard += pcm
 
     async def so_far(self) -> Recognition:
@@ -98,7 +103,9 @@ class Utterance:
         )
         if not len(samples):
             return Recognition("", (), 1.0, 0.0)
-        return await self._service.recognise(recogniser, samples)
+        with self._service.store.lease() as take:
+            take(samples.nbytes)
+            return await self._service.recognise(recogniser, samples)
 
     def _go_on(self, stream: Listener, pcm: bytes) -> Recognition:
         stream.hear(self._resample(read_pcm(pcm, self._start.rate, self._start.rate)))
@@ -120,6 +127,7 @@ class Interims:
         if now >= self._next and (self._task is None or self._task.done()):
             self._next = now + INTERIM_SECONDS
             self._task = asyncio.create_task(self._send())
+            self._task.add_done_callback(_look_at)
 
     async def stop(self) -> None:
         """Send no more; what went wrong with an interim text goes wrong with the final one, too."""
@@ -129,6 +137,12 @@ class Interims:
 
     async def _send(self) -> None:
         await _say(self._socket, "interim", await self._utterance.so_far())
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    """Ask what went wrong with a task, as asyncio tells of what nobody asked for."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def stream(socket: WebSocket) -> None:
@@ -155,9 +169,8 @@ async def _guarded(socket: WebSocket, service: Service) -> None:
         return
     except Refusal as refusal:
         await _give_up(socket, refusal)
-    except Exception:
-        await _give_up(socket, failure())
-        raise
+    except Exception as error:
+        await _give_up(socket, failure(log, socket.url.path, error))
 
 
 async def _give_up(socket: WebSocket, refusal: Refusal) -> None:
@@ -171,7 +184,11 @@ async def _give_up(socket: WebSocket, refusal: Refusal) -> None:
 async def _converse(socket: WebSocket, service: Service) -> None:
     """Hear until the client says finish, then say what it was."""
     start = _read_start(await _receive(socket, service.limits), service)
-    utterance = Utterance(service, start)
+    with service.store.lease() as take:
+        await _hear(socket, service, start, Utterance(service, start, take))
+
+
+async def _hear(socket: WebSocket, service: Service, start: Start, utterance: Utterance) -> None:
     interims = Interims(socket, utterance)
     await socket.send_json({"type": "ready", "rate": start.rate})
     try:
@@ -183,16 +200,20 @@ async def _converse(socket: WebSocket, service: Service) -> None:
         await interims.stop()
     if message.get("type") != "finish":
         raise _wrong('message: unknown; send samples, or {"type": "finish"}')
-    await _say(socket, "final", await utterance.recognise())
+    socket.scope["state"][ANSWERING] = True
+    found = await utterance.recognise()
+    service.metrics.audio_seconds.inc(found.duration)
+    await _say(socket, "final", found)
 
 
 async def _receive(socket: WebSocket, limits: Limits) -> bytes | dict[str, Any]:
-    """Return the next message: samples, or a JSON object.
+    """Return the next message: samples, or a JSON object; many empty ones let others have turns.
 
     Raises:
         Refusal: it came too late, is too large or no JSON object.
         WebSocketDisconnect: the client left.
     """
+    await asyncio.sleep(0)
     try:
         async with asyncio.timeout(limits.idle_seconds):
             message = await socket.receive()
@@ -203,28 +224,22 @@ async def _receive(socket: WebSocket, limits: Limits) -> bytes | dict[str, Any]:
     content: bytes | str = message.get("bytes") or message.get("text") or b""
     if len(content) > limits.message_bytes:
         raise Refusal(413, "message: too large; send smaller ones", code="message_too_large")
-    return content if isinstance(content, bytes) else _parse(content)
-
-
-def _parse(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        raise _wrong("message: not JSON; send an object") from None
-    if not isinstance(value, dict):
-        raise _wrong("message: not an object; send one with a type")
-    return value
+    if isinstance(content, bytes):
+        return content
+    return json_object(content, lambda what: _wrong(f"message: {what}; send one with a type"))
 
 
 def _read_start(message: bytes | dict[str, Any], service: Service) -> Start:
     if isinstance(message, bytes) or message.get("type") != "start":
         raise _wrong('message: the first one is {"type": "start", "rate": …}; send that')
-    rate, model = message.get("rate"), message.get("model") or ""
-    if type(rate) is not int or not RATES[0] <= rate <= RATES[1]:
-        raise _wrong(f"rate: samples per second, {RATES[0]} to {RATES[1]}, go here", "rate")
-    if not isinstance(model, str):
+    rate, model = message.get("rate"), message.get("model", "")
+    if type(rate) is not int or not STREAM_RATES[0] <= rate <= STREAM_RATES[1]:
+        raise _wrong(
+            f"rate: samples per second, {STREAM_RATES[0]} to {STREAM_RATES[1]}, go here", "rate"
+        )
+    if not isinstance(model, str | None):
         raise _wrong("model: a name goes here", "model")
-    return Start(service.model(model), rate, message.get("interim") is True)
+    return Start(service.model(model or ""), rate, message.get("interim") is True)
 
 
 def _wrong(text: str, param: str | None = None) -> Refusal:

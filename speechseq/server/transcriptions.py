@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from starlette.requests import Request
@@ -33,21 +34,19 @@ async def transcribe(request: Request) -> Response:
     began = time.monotonic()
     boundary = boundary_of(request.headers.get("content-type", ""))
     check_length(request, service.limits)
-    async with service.uploads.place():
-        task = await _receive(request, boundary, service)
-        with service.store.lease() as take:
-            take(task.samples.nbytes)
-            found = await service.recognise(task.recogniser, task.samples)
-    answer = task.answer(found, task.form)
-    service.metrics.latency.observe(time.monotonic() - began)
-    return answer
-
-
-async def _receive(request: Request, boundary: bytes, service: Service) -> Task:
-    """Read what is sent, and let its bytes go as soon as its samples are known."""
+    service.uploads.check()
     with service.store.lease() as take:
         body = await read_body(request, service.limits, take)
-        return await service.read(lambda: _task(body, boundary, service))
+        # A place is for who has sent all: those who send slowly would keep the others out.
+        async with service.uploads.place():
+            task = await service.read(partial(_task, body, boundary, service))
+            take(task.samples.nbytes - len(body))
+            del body
+            found = await service.recognise(task.recogniser, task.samples)
+    answer = task.answer(found, task.form)
+    service.metrics.audio_seconds.inc(found.duration)
+    service.metrics.latency.observe(time.monotonic() - began)
+    return answer
 
 
 def _task(body: bytes, boundary: bytes, service: Service) -> Task:

@@ -35,6 +35,7 @@ from speechseq import __version__
 from speechseq.errors import SpeechseqError
 from speechseq.recogniser import Recogniser
 from speechseq.server.events import CLOSE_SECONDS, LINE_BYTES, Line, wrong
+from speechseq.server.gate import Gate
 from speechseq.server.refusal import Refusal, failure
 from speechseq.server.service import Service
 from speechseq.server.sound import MOST_SAMPLES_A_SECOND, read_upload, too_long
@@ -45,6 +46,9 @@ LEAST_RATE = 4000
 
 WIDTHS = (1, 2, 3, 4)
 """Bytes of one sample: whole numbers, little-endian, unsigned where they are single bytes."""
+
+CONNECTIONS = 8
+"""So many may be connected for each one that speaks: who says nothing costs next to nothing."""
 
 UNORDERED = {
     "transcribe": "sent while audio is; send it before audio-start",
@@ -126,6 +130,7 @@ class Endpoint:
         self.service = service
         self._offers = offers
         self._info = describe(offers).event()
+        self._connections = Gate(CONNECTIONS * service.limits.streams, 0)
         self._hearing: dict[asyncio.Task[Any], bool] = {}
         self._stopping = False
 
@@ -134,16 +139,17 @@ class Endpoint:
         self._enter()
         line = Line(reader, writer, self.service.limits)
         try:
-            async with self.service.streams.place():
-                await self._guarded(line)
-        except Refusal as refusal:
-            await _refuse(line, refusal)
-            await line.read_out()
+            try:
+                async with self._connections.place():
+                    await self._guarded(line)
+            except Refusal as refusal:
+                await _refuse(line, refusal)
+                await line.read_out()
+            finally:
+                await line.close()
         except asyncio.CancelledError:  # Python 3.11 takes one that leaves here for an error
             if not self._stopping:
                 raise
-        finally:
-            await line.close()
 
     async def finish(self) -> None:
         """Close the connections: idle ones at once, the others once they are answered."""
@@ -174,9 +180,7 @@ class Endpoint:
         except Refusal as refusal:
             await _refuse(line, refusal)
         except Exception as error:
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            log.error("%s: %s", line.peer, what, exc_info=log.isEnabledFor(logging.DEBUG))
-            await _tell(line, failure())
+            await _tell(line, failure(log, line.peer, error))
         await line.read_out()
 
     async def _converse(self, line: Line) -> None:
@@ -197,9 +201,10 @@ class Endpoint:
             if event.type == "transcribe":
                 name = self._name(event.data)
             elif event.type == "audio-start":
-                self._enter(hearing=True)
-                await self._hear(line, Sound.of(event), name)
-                self._enter(hearing=False)
+                async with self.service.streams.place():
+                    self._enter(hearing=True)
+                    await self._hear(line, Sound.of(event), name)
+                    self._enter(hearing=False)
                 return
             else:
                 await self._aside(line, event)
@@ -241,6 +246,7 @@ class Endpoint:
         )
         take(samples.nbytes)
         found = await self.service.recognise(recogniser, samples)
+        self.service.metrics.audio_seconds.inc(found.duration)
         return "" if found.text in NO_TEXT else found.text
 
     async def _aside(self, line: Line, event: Event) -> None:
@@ -263,8 +269,7 @@ class Endpoint:
         if not isinstance(name, str) or not isinstance(language, str):
             raise wrong("transcribe: a name and a language are texts")
         if name:
-            chosen = self.service.model(name)
-            return next(key for key, each in self.service.recognisers.items() if each is chosen)
+            return self.service.name_of(name)
         for key, offer in self._offers.items():
             if not language or offer.speaks(language):
                 return key
@@ -282,6 +287,9 @@ def describe(offers: Mapping[str, Offer]) -> Info:
         description="small speech recognisers",
         version=__version__,
         models=[offer.as_model(name) for name, offer in offers.items()],
+        # Training hears sound as it was recorded.
+        prefers_auto_gain_enabled=False,
+        prefers_noise_reduction_enabled=False,
     )
     return Info(asr=[program])
 
