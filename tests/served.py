@@ -77,6 +77,15 @@ def live(
     *recognisers: Recogniser, model_files: Mapping[str, Path] | None = None, **limits: Any
 ) -> Iterator[tuple[str, int]]:
     """A server on loopback, in a thread; its address."""
+    with stoppable(*recognisers, model_files=model_files, **limits) as (address, _):
+        yield address
+
+
+@contextmanager
+def stoppable(
+    *recognisers: Recogniser, model_files: Mapping[str, Path] | None = None, **limits: Any
+) -> Iterator[tuple[tuple[str, int], Callable[[], None]]]:
+    """The address of a live server, and what tells it to stop."""
     settings = Limits(**limits)
     named = dict(zip("abc", recognisers or (LEFT_RIGHT,), strict=False))
     app = build_app(named, settings, model_files=model_files)
@@ -84,10 +93,14 @@ def live(
     address = listener.getsockname()
     thread = threading.Thread(target=lambda: asyncio.run(serve(server, listener, settings)))
     thread.start()
-    try:
-        yield address
-    finally:
+
+    def stop() -> None:
         server.should_exit = True
+
+    try:
+        yield address, stop
+    finally:
+        stop()
         thread.join(20)
         assert not thread.is_alive()
 

@@ -96,6 +96,18 @@ def test_what_a_mac_puts_beside_a_file_is_not_read_in_its_place(tmp_path: Path, 
     assert duration_seconds(path) == 1.0
 
 
+def test_a_header_that_leads_before_the_first_byte_is_no_noise(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(100), RATE, format="AIFF", subtype="PCM_16")
+    data = bytearray(file.getvalue())
+    data[39:43] = bytes(4)
+    with contextlib.suppress(AudioError):
+        read_audio(bytes(data), RATE)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_stream_that_cannot_seek_is_read() -> None:
     reading, writing = os.pipe()
     with open(writing, "wb") as sink:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Call
-from served import HERE, LEFT_RIGHT, RATE
+from served import HERE, LEFT_RIGHT, RATE, serving
 from starlette.testclient import TestClient
 
 from speechseq.errors import DataError, SpeechseqError, UsageError
@@ -117,6 +117,11 @@ def test_the_page_is_told_of_the_models(client: TestClient) -> None:
     assert digits["vocabulary"] == load("digits").vocabulary.to_dict()
     assert (digits["decoder"], digits["rate"], digits["frame_seconds"]) == ("lexicon", 8000, 0.02)
     assert digits["log_mel"]["edge_samples"] == 800
+
+
+def test_the_page_is_told_how_long_a_recording_may_be() -> None:
+    with serving(audio_seconds=10) as client:
+        assert client.get("/models.json").json()["most_seconds"] == 10
 
 
 def test_names_of_models_are_quoted() -> None:

@@ -259,6 +259,29 @@ def test_one_bad_clip_does_not_spoil_a_batch() -> None:
     assert isinstance(bad, ValueError)
 
 
+def test_a_short_clip_does_not_wait_for_a_long_one() -> None:
+    go = threading.Event()
+
+    def hold_long(samples: np.ndarray) -> None:
+        assert samples.shape[1] <= RATE or go.wait(9)
+
+    async def scene(batcher: Batcher) -> list[str]:
+        slow = recogniser(saying(1, then=hold_long))
+        running = asyncio.create_task(batcher.run())
+        long = asyncio.create_task(batcher.recognise(slow, np.zeros(9 * RATE, np.float32)))
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            short = await batcher.recognise(slow, np.zeros(RATE, np.float32))
+        go.set()
+        found = [short.text, (await long).text]
+        running.cancel()
+        return found
+
+    with batching() as (batcher, sizes):
+        assert asyncio.run(scene(batcher)) == ["left", "left"]
+    assert sizes == [1, 1]
+
+
 def test_a_clip_nobody_waits_for_is_not_recognised() -> None:
     async def scene(batcher: Batcher) -> None:
         with pytest.raises(TimeoutError):

@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Fails
-from served import CLIP, PATH, RATE, encoded, live, recogniser, saying
+from served import CLIP, PATH, RATE, encoded, live, recogniser, saying, stoppable
 
 from speechseq.cli import serve as command
 from speechseq.cli.terminal import by_name
 from speechseq.errors import ModelError, SpeechseqError
 from speechseq.recogniser import load
 from speechseq.server.hosts import is_loopback
-from speechseq.server.listening import listen
+from speechseq.server.listening import READ_BYTES, InPieces, listen
 from speechseq.server.service import warm
 
 ROOT = Path(__file__).parents[1]
@@ -231,6 +231,94 @@ def test_who_takes_no_answer_is_cut_off(given_away: Path) -> None:
         until(lambda: descriptors() >= before + 40)
         until(lambda: descriptors() <= before + 20)
         assert is_served()
+
+
+def test_who_sends_much_in_little_pieces_waits_as_all_do() -> None:
+    """No piece is larger than READ_BYTES; what is left comes when the others had their turn."""
+
+    class Seen(InPieces):
+        def data_received(self, data: bytes) -> None:
+            sizes.append(len(data))
+
+    async def scene() -> None:
+        server = await asyncio.get_running_loop().create_server(Seen, "127.0.0.1", 0)
+        with socket.create_connection(server.sockets[0].getsockname()) as client:
+            client.sendall(bytes(5 * READ_BYTES))
+            while sum(sizes) < 5 * READ_BYTES:
+                await asyncio.sleep(0.01)
+        server.close()
+
+    sizes: list[int] = []
+    asyncio.run(asyncio.wait_for(scene(), 20))
+    assert max(sizes) == READ_BYTES
+
+
+def test_who_takes_no_pongs_is_not_read_from() -> None:
+    ping = b"\x89\xfd" + bytes(4) + bytes(125)
+    with live() as address, socket.create_connection(address, timeout=2) as client:
+        client.sendall(
+            b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        assert client.recv(4096).startswith(b"HTTP/1.1 101 ")
+        with pytest.raises(TimeoutError):
+            for _ in range(200):
+                client.sendall(ping * 4096)
+
+
+def test_a_refusal_reaches_who_is_still_sending() -> None:
+    with live(body_mb=0.1) as address, socket.create_connection(address) as client:
+        client.sendall(request_bytes(bytes(500_000)))
+        status, body = answer_of(client)
+    assert (status, json.loads(body)["error"]["code"]) == (413, "body_too_large")
+
+
+def test_a_request_of_two_lengths_is_the_last_of_its_connection() -> None:
+    ask = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n"
+    with live() as address, socket.create_connection(address) as client:
+        client.sendall(
+            ask
+            + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+            + ask
+            + b"\r\n"
+        )
+        status, body = answer_of(client)
+    assert (status, json.loads(body)["error"]["code"]) == (400, "ambiguous_length")
+
+
+def test_what_is_not_done_in_time_is_told_so() -> None:
+    with (
+        stoppable(grace_seconds=0.2) as (address, stop),
+        socket.create_connection(address) as client,
+    ):
+        client.sendall(request_bytes()[:-100])
+        until(lambda: metric(address, "speechseq_held_bytes") > 0)
+        stop()
+        status, body = answer_of(client)
+    assert (status, json.loads(body)["error"]["code"]) == (503, "stopped")
+
+
+def test_a_stream_that_is_over_has_its_text_before_the_server_ends() -> None:
+    from websockets.sync.client import connect
+
+    begun, go = threading.Event(), threading.Event()
+
+    def hold(_: np.ndarray) -> None:
+        begun.set()
+        assert go.wait(20)
+
+    with (
+        stoppable(recogniser(saying(1, then=hold))) as ((host, port), stop),
+        connect(f"ws://{host}:{port}/v1/stream", proxy=None) as stream,
+    ):
+        for message in ('{"type": "start", "rate": 8000}', bytes(RATE), '{"type": "finish"}'):
+            stream.send(message)
+        assert begun.wait(20)
+        stop()
+        until(lambda: not is_open((host, port)))
+        go.set()
+        assert [json.loads(each)["type"] for each in stream] == ["ready", "final"]
 
 
 def test_who_leaves_is_no_error(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import re
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -60,10 +63,18 @@ def test_a_stream_without_samples_is_an_empty_text(client: TestClient) -> None:
     assert code == 1000
 
 
+def heard_by(client: TestClient) -> float:
+    """The seconds of audio that the server has counted."""
+    found = re.search(r"^speechseq_audio_seconds_total (.*)$", client.get("/metrics").text, re.M)
+    assert found
+    return float(found[1])
+
+
 def test_interim_texts_come_once_a_second(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streams, "INTERIM_SECONDS", 3600.0)
+    before = heard_by(client)
     with client.websocket_connect("/v1/stream") as connection:
         connection.send_json({**START, "interim": True})
         assert connection.receive_json()["type"] == "ready"
@@ -80,6 +91,31 @@ def test_interim_texts_come_once_a_second(
         for count in (1, 2):
             connection.send_bytes(PCM)
             assert connection.receive_json()["duration"] == count / 2
+    # What is only for now is not counted.
+    assert heard_by(client) == before + 2
+
+
+def test_streams_are_held_in_the_memory_for_all() -> None:
+    with serving(total_mb=0.03, body_mb=0.02, audio_seconds=0.6, stream_seconds=0.18) as client:
+        store = service_of(client).store
+        with store.lease() as take:
+            take(29_000)
+            heard, code = stream_of(client, START, PCM[:2000])
+            assert (heard[-1]["error"]["code"], code) == ("busy", 1013)
+        assert stream_of(client, START, PCM[:2000], FINISH)[0][-1]["text"] == FINAL["text"]
+        assert store.held == 0
+
+
+def test_an_interim_text_that_fails_is_no_noise(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(streams, "INTERIM_SECONDS", 0.0)
+    slow = recogniser(saying(1, then=lambda _: time.sleep(0.2)))
+    with serving(slow, answer_seconds=0.01) as client:
+        heard, _ = stream_of(client, {**START, "interim": True}, *[PCM] * 4, FINISH)
+    gc.collect()
+    assert heard[-1]["error"]["code"] == "busy"
+    assert capfd.readouterr().err == ""
 
 
 def test_an_interim_text_that_is_late_is_left_out() -> None:
@@ -115,6 +151,8 @@ BAD_STREAMS: dict[str, tuple[list[Any], int, str]] = {
     "a rate in words": ([{"type": "start", "rate": "8000"}], 1008, "invalid_message"),
     "a rate of true": ([{"type": "start", "rate": True}], 1008, "invalid_message"),
     "a model of lists": ([{**START, "model": [[]]}], 1008, "invalid_message"),
+    "a model of nothing": ([{**START, "model": []}], 1008, "invalid_message"),
+    "half a letter": ([json.dumps({**START, "model": chr(0xD800)})], 1008, "invalid_message"),
     "another model": ([{**START, "model": "c"}], 1008, "model_not_found"),
     "half a sample": ([START, b"\0\0\0"], 1008, "invalid_message"),
     "started twice": ([START, START], 1008, "invalid_message"),

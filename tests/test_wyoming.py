@@ -44,7 +44,7 @@ from speechseq.cli import wyoming as command
 from speechseq.errors import ModelError, SpeechseqError
 from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recogniser import Recogniser, load
-from speechseq.server.events import LINE_BYTES
+from speechseq.server.events import LINE_BYTES, Line
 from speechseq.server.limits import Limits
 from speechseq.server.listening import listen
 from speechseq.server.service import Service
@@ -505,6 +505,27 @@ def test_there_are_so_many_utterances_at_once(caplog: pytest.LogCaptureFixture) 
 
     asyncio.run(scene())
     assert len(caplog.records) == 2
+
+
+def test_many_events_at_once_leave_others_their_turn() -> None:
+    async def scene() -> None:
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        turns = 0
+        reader = asyncio.StreamReader(LINE_BYTES)
+        reader.feed_data(b'{"type": "x"}\n' * 500)
+        line = Line(reader, cast(asyncio.StreamWriter, None), Limits())
+        beside = asyncio.create_task(others())
+        for _ in range(500):
+            await line.read()
+        beside.cancel()
+        assert turns >= 500
+
+    asyncio.run(scene())
 
 
 def test_those_who_say_nothing_keep_nobody_out(caplog: pytest.LogCaptureFixture) -> None:

@@ -41,20 +41,20 @@ class Body:
 
     def __init__(self, receive: Receive, headers: Headers):
         self._receive = receive
-        self._is_over = not {"content-length", "transfer-encoding"} & set(headers)
+        self.is_over = not {"content-length", "transfer-encoding"} & set(headers)
 
     async def __call__(self) -> Message:
         """Return the next message."""
         message = await self._receive()
-        self._is_over = not message.get("more_body")
+        self.is_over = not message.get("more_body")
         return message
 
     async def read_out(self) -> None:
-        """Take in the rest, if it is little: a socket closed with data unread loses the answer."""
+        """Take in the rest, if it is little: a connection cut off in it may lose the answer."""
         left = READ_OUT_BYTES
         with suppress(TimeoutError):
             async with asyncio.timeout(READ_OUT_SECONDS):
-                while not self._is_over and left > 0:
+                while not self.is_over and left > 0:
                     left -= len((await self()).get("body", b""))
 
 
@@ -83,6 +83,8 @@ class Door:
             nonlocal status
             if message["type"].endswith("response.start"):
                 await body.read_out()
+                if not body.is_over:
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
                 status = message["status"]
             else:
                 status = status or WEBSOCKET_STATUS.get(message["type"], 0)
@@ -98,6 +100,7 @@ class Door:
         except ClientDisconnect:
             status = CLIENT_GONE
         except asyncio.CancelledError:  # the time to finish what runs is over
+            body.is_over = True  # nothing is waited for any more
             if not status:
                 await _refuse(_stopped(), scope, receive, noting)
         except Exception as error:
