@@ -9,7 +9,6 @@ that whatever else the machine does falls on all alike; a row's figure is its me
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from command_line import natural, parser_of
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -163,10 +163,10 @@ def measure(rows: dict[str, tuple[Callable[[], None], Any]], rounds: int) -> dic
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--hidden", type=int, default=128)
+    parser = parser_of(__doc__)
+    parser.add_argument("--rounds", type=natural, default=20)
+    parser.add_argument("--threads", type=natural, default=1)
+    parser.add_argument("--hidden", type=natural, default=128)
     parser.add_argument("--compile", action="store_true", help="torch.compile, too")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from command_line import one_line_errors
+from command_line import natural, one_line_errors, parser_of
 
 import speechseq
 from speechseq.audio import read_audio
@@ -218,19 +218,23 @@ def print_peers(arguments: argparse.Namespace) -> None:
                 print(f"{name}\t{key}\t{text}")
 
 
+LONGEST_EDGE = 10.0
+"""Most seconds of silence around a clip."""
+
+
 def main() -> None:
     """Compare on FSDD's test clips."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = parser_of(__doc__)
     add = parser.add_argument
     add("-m", "--model", default=DEFAULT_MODEL, help="name, file or run folder")
     add("--clips", type=int, default=0, help="evenly spread over the split (default: all)")
-    add("--whisper-clips", type=int, default=60, help="as many of these for whisper")
-    add("--beam", type=int, default=5, help="whisper's beam (faster-whisper's default: 5)")
+    add("--whisper-clips", type=natural, default=60, help="as many of these for whisper")
+    add("--beam", type=natural, default=5, help="whisper's beam (faster-whisper's default: 5)")
     add("--edge-seconds", type=float, default=0.2, help="silence put around the peers' clips")
     add("--wrong", action="store_true", help="name every clip that went wrong, too")
     arguments = parser.parse_args()
-    if min(arguments.clips, arguments.whisper_clips - 1, arguments.beam - 1) < 0:
-        parser.error("--clips, --whisper-clips and --beam: 1 or more goes here")
+    if arguments.clips < 0 or not 0 <= arguments.edge_seconds <= LONGEST_EDGE:
+        parser.error(f"--clips: 0 or more; --edge-seconds: 0 to {LONGEST_EDGE:g}")
     with one_line_errors():
         print_peers(arguments)
 

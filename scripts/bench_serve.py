@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from command_line import one_line_errors
+from command_line import natural, one_line_errors, parser_of, positive
 
 from speechseq.audio import duration_seconds
 from speechseq.errors import SpeechseqError
@@ -183,15 +183,13 @@ def table(outcomes: dict[str, Outcome]) -> Iterator[str]:
 
 def main() -> None:
     """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = parser_of(__doc__)
     add = parser.add_argument
     add("-m", "--model", default=DEFAULT_MODEL, help="name, file or run folder")
-    add("--clients", type=int, nargs="+", default=[1, 8, 32], help="at once (default: 1 8 32)")
-    add("--seconds", type=float, default=3.0, help="of each row and round (default: 3)")
-    add("--rounds", type=int, default=2, help="over all rows (default: 2)")
+    add("--clients", type=natural, nargs="+", default=[1, 8, 32], help="at once (default: 1 8 32)")
+    add("--seconds", type=positive, default=3.0, help="of each row and round (default: 3)")
+    add("--rounds", type=natural, default=2, help="over all rows (default: 2)")
     arguments = parser.parse_args()
-    if min(*arguments.clients, arguments.rounds, 1) < 1 or not 0 < arguments.seconds <= 600:
-        parser.error("--clients, --rounds: 1 or more; --seconds: up to 600 goes here")
     with one_line_errors():
         print("\n".join(table(measure(arguments))))
 

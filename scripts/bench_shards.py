@@ -11,7 +11,6 @@ cache, stand beside it: a plain loop that reads, computes and pads batch after b
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import sys
@@ -23,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from command_line import one_line_errors
+from command_line import natural, one_line_errors, parser_of, positive
 
 from speechseq.corpora.shards import index_path
 from speechseq.manifest import Utterance, read_utterance
@@ -186,14 +185,14 @@ def bench(folder: Path, hours: float, steps: int, buffer: int) -> None:
 
 def main() -> None:
     """Run it in a temporary folder."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--hours", type=float, default=100.0, help="of the epoch (default: 100)")
+    parser = parser_of(__doc__)
+    parser.add_argument("--hours", type=positive, default=100.0, help="of the epoch (default: 100)")
     parser.add_argument("--steps", type=int, default=0, help="train so many instead")
-    parser.add_argument("--buffer", type=int, default=2000, help="utterances (default: 2000)")
-    parser.add_argument("--threads", type=int, default=1, help="PyTorch's (default: 1)")
+    parser.add_argument("--buffer", type=natural, default=2000, help="utterances (default: 2000)")
+    parser.add_argument("--threads", type=natural, default=1, help="PyTorch's (default: 1)")
     arguments = parser.parse_args()
-    if arguments.hours <= 0 or arguments.steps < 0 or arguments.buffer < 1:
-        parser.error("--hours over 0, --steps of 0 or more, --buffer of 1 or more goes here")
+    if arguments.steps < 0:
+        parser.error("--steps: 0 or more goes here")
     torch.set_num_threads(arguments.threads)
     with one_line_errors(), tempfile.TemporaryDirectory() as folder:
         bench(Path(folder), arguments.hours, arguments.steps, arguments.buffer)

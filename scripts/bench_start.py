@@ -8,7 +8,6 @@ falls on all of them alike; medians. Speed: one process, one thread, the model a
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from command_line import one_line_errors
+from command_line import natural, one_line_errors, parser_of
 
 import speechseq
 from speechseq.corpora import CORPORA
@@ -126,13 +125,11 @@ def print_speed(model: str, name: str, utterances: Sequence[Utterance], repeat: 
 
 def main() -> None:
     """Measure start and speed of a model and print both."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = parser_of(__doc__)
     parser.add_argument("clip", nargs="?", help="audio file (default: of FSDD, or a sample)")
     parser.add_argument("-m", "--model", default=DEFAULT_MODEL, help="name, file or run folder")
-    parser.add_argument("--repeat", type=int, default=7, help="rounds to take the median of")
+    parser.add_argument("--repeat", type=natural, default=7, help="rounds to take the median of")
     arguments = parser.parse_args()
-    if arguments.repeat < 1:
-        parser.error("--repeat: 1 or more goes here")
     with one_line_errors():
         name, utterances = find_clips()
         clip = arguments.clip or max(utterances, key=lambda u: u.duration).audio_filepath

@@ -5,14 +5,14 @@
 One run, three tables: (1) an epoch of the real training against forward, loss and backward of the
 bare network on the same batches, made beforehand; (2) clips per second against a plain script as
 in most tutorials (features clip by clip in a DataLoader, random padded batches, the built-in cell
-on packed sequences) of the same sizes, without augmentation on either side; (3) log-mels in
+on packed sequences) of the same sizes, without augmentation on either side, nor, in both, a second
+view, a teacher and further losses; (3) log-mels in
 batches against librosa's. What is compared takes turns, batch by batch, so that whatever else the
 machine does falls on both alike.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import itertools
@@ -25,7 +25,7 @@ from typing import Any
 import librosa
 import numpy as np
 import torch
-from command_line import one_line_errors
+from command_line import natural, one_line_errors, parser_of
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 from torch.utils.data import DataLoader, Dataset
@@ -35,6 +35,7 @@ from speechseq.padding import pad
 from speechseq.recipe import AugmentSettings, Recipe
 from speechseq.recipe_file import read_recipe
 from speechseq.splits import training_splits
+from speechseq.training.base import settings_of_base
 from speechseq.training.distributed import World
 from speechseq.training.encoder import CELLS
 from speechseq.training.features import LogMel
@@ -64,6 +65,29 @@ def in_turn(first: Callable[[int], Any], second: Callable[[int], Any], count: in
 def line(name: str, value: str) -> None:
     """Print one row of a table."""
     print(f"  {name:50} {value:>9}")
+
+
+def alike(recipe: Recipe) -> Recipe:
+    """Return a recipe without what its training alone would pay for: what is compared has it not.
+
+    These are a second view, a teacher and further losses; and the weights of a base, whose settings
+    stay.
+    """
+    recipe = settings_of_base(recipe)
+    return dataclasses.replace(
+        recipe,
+        training=dataclasses.replace(
+            recipe.training,
+            base="",
+            frozen_epochs=0,
+            teacher="",
+            accumulate=1,
+            consistency=0.0,
+            intermediate=0.0,
+            auxiliary=0.0,
+            logit_adjustment=0.0,
+        ),
+    )
 
 
 def begin(recipe: Recipe, folder: str) -> Training:
@@ -260,16 +284,16 @@ def bench_log_mels(recipe: Recipe, count: int = 640, size: int = 64) -> None:
 
 def main() -> None:
     """Run the three comparisons on a recipe."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--recipe", type=Path, default=Path("recipes/fsdd/single.yaml"))
     parser.add_argument("--batches", type=int, default=0, help="of each; 0 is an epoch")
-    parser.add_argument("--threads", type=int, default=1, help="PyTorch's (default: 1)")
+    parser.add_argument("--threads", type=natural, default=1, help="PyTorch's (default: 1)")
     arguments = parser.parse_args()
-    if arguments.batches < 0 or arguments.threads < 1:
-        parser.error("--batches: 0 or more, --threads: 1 or more goes here")
+    if arguments.batches < 0:
+        parser.error("--batches: 0 or more goes here")
     torch.set_num_threads(arguments.threads)
     with one_line_errors():
-        recipe = read_recipe(arguments.recipe)
+        recipe = alike(read_recipe(arguments.recipe))
         with tempfile.TemporaryDirectory() as folder:
             bench_epoch(recipe, folder, arguments.batches)
             bench_plain(recipe, folder, arguments.batches)

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from bench_peers import open_pocketsphinx, spread
-from command_line import one_line_errors
+from command_line import natural, one_line_errors, parser_of
 
 import speechseq
 from speechseq.cli.many_files import Opening, transcribe_files
@@ -122,15 +122,13 @@ def print_bench(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Measure on FSDD's clips."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = parser_of(__doc__)
     add = parser.add_argument
     add("-m", "--model", default=DEFAULT_MODEL, help="name, file or run folder")
-    add("--clips", type=int, default=1500, help="evenly spread over the split; of more, again")
-    add("--jobs", type=int, nargs="+", default=[1, 2], help="numbers of processes")
-    add("--repeat", type=int, default=3, help="rounds to take the best of")
+    add("--clips", type=natural, default=1500, help="evenly spread over the split; of more, again")
+    add("--jobs", type=natural, nargs="+", default=[1, 2], help="numbers of processes")
+    add("--repeat", type=natural, default=3, help="rounds to take the best of")
     arguments = parser.parse_args()
-    if min(arguments.clips, arguments.repeat, *arguments.jobs) < 1:
-        parser.error("--clips, --jobs and --repeat: 1 or more goes here")
     with one_line_errors():
         print_bench(arguments)
 

@@ -7,24 +7,23 @@ An existing run folder is taken as it is. Writes speechseq/models/NAME.onnx and 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from command_line import one_line_errors
+from command_line import one_line_errors, parser_of
+from runs import trained
 
-from speechseq.evaluation import Report, Score, evaluate
+from speechseq.evaluation import Report, evaluate
 from speechseq.files import atomic_write
 from speechseq.model_file import BUNDLED, read_model
 from speechseq.recipe_file import read_recipe
 from speechseq.recogniser import load
 from speechseq.splits import load_split
 from speechseq.training.export import export, read_card
-from speechseq.training.loop import train
-from speechseq.training.run_folder import MODEL, read_run
+from speechseq.training.run_folder import read_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,17 +63,12 @@ SOURCES = {
 """The bundled models."""
 
 
-def percent(score: Score) -> str:
-    """Return a score with its interval."""
-    return f"{100 * score.value:.2f} % ({100 * score.low:.2f}–{100 * score.high:.2f})"
-
-
 def scores(report: Report, split: str) -> dict[str, str]:
     """Return what the card says of a report, 95 % intervals in brackets."""
-    found = {f"{split} accuracy": percent(report.accuracy)}
+    found = {f"{split} accuracy": report.accuracy.percent()}
     for name, score in (("WER", report.wer), ("CER", report.cer)):
         if score:
-            found[f"{split} {name}"] = percent(score)
+            found[f"{split} {name}"] = score.percent()
     found[f"{split} utterances"] = str(report.utterances)
     found["real-time factor, one thread"] = f"{report.real_time_factor:.4f}"
     return found
@@ -98,9 +92,7 @@ def build(name: str, run: Path) -> None:
         SpeechseqError: as training, evaluation and export.
     """
     source = SOURCES[name]
-    if not (run / MODEL).is_file():
-        train(read_recipe(source.recipe), run, note=_note)
-    recipe, _ = read_run(run)
+    recipe, _ = read_run(trained(read_recipe(source.recipe), run, _note))
     card = read_card(source.card) | {"name": name, "seed": recipe.seed}
     if source.split:
         report = evaluate(load(run), load_split(recipe.data, source.split, recipe.seed))
@@ -119,7 +111,7 @@ def _note(text: str) -> None:
 
 def main() -> int:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("name", choices=sorted(SOURCES))
     parser.add_argument("--run", type=Path, help="run folder (default: that of the recipe)")
     arguments = parser.parse_args()

@@ -10,7 +10,6 @@ are to be measured as never heard; words of fewer than `--least` clips are left 
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections import Counter
@@ -18,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from command_line import one_line_errors
+from command_line import natural, one_line_errors, parser_of
 
 from speechseq.alignment import align
 from speechseq.cli.terminal import add_force, refuse_existing
@@ -58,14 +57,17 @@ def words_of(model: Recogniser, utterances: Sequence[Utterance]) -> Iterator[Utt
     log_probs, sizes = model.network(*pad(samples))
     for row, utterance in enumerate(utterances):
         seconds = len(samples[row]) / model.rate
-        step = seconds / int(sizes[row])
         try:
             spans = align(log_probs[row, : sizes[row]], model.vocabulary.encode(utterance.text))
         except DataError:
             continue  # too fast for the model's frames
         words, at = [], 0
         for word in utterance.text.split():
-            words.append((word, spans[at][0] * step, spans[at + len(word) - 1][1] * step))
+            begin, end = (
+                frame * model.frame_seconds - model.recipe.features.edge_seconds
+                for frame in (spans[at][0], spans[at + len(word) - 1][1])
+            )
+            words.append((word, begin, end))
             at += len(word) + 1
         for number, (word, first, last) in enumerate(words):
             begin, end = max(first - REACH_SECONDS, 0.0), min(last + REACH_SECONDS, seconds)
@@ -102,9 +104,9 @@ def listed(without: Sequence[str], least: int) -> list[Utterance]:
 
 def main() -> None:
     """Read the command line and write the manifest."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of(__doc__)
     parser.add_argument("--without", nargs="*", default=[])
-    parser.add_argument("--least", type=int, default=2)
+    parser.add_argument("--least", type=natural, default=2)
     parser.add_argument("-o", "--output", type=Path, required=True)
     add_force(parser, "the manifest")
     arguments = parser.parse_args()

@@ -8,14 +8,13 @@ same version of espeak-ng gives the same bytes every time.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from command_line import one_line_errors
+from command_line import one_line_errors, parser_of
 
 from speechseq.audio import read_audio, write_wav
 from speechseq.errors import UsageError
@@ -104,7 +103,7 @@ def make_samples(folder: Path) -> list[Utterance]:
 
 def main() -> None:
     """Make the samples and print one line for each."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = parser_of(__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("data/samples"), metavar="DIR")
     arguments = parser.parse_args()
     with one_line_errors():

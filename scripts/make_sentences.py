@@ -9,13 +9,12 @@ unit for each unit and so on, all by chance and all words of the training split.
 
 from __future__ import annotations
 
-import argparse
 import random
 import string
 from collections.abc import Sequence
 from pathlib import Path
 
-from command_line import one_line_errors
+from command_line import natural, one_line_errors, parser_of
 
 from speechseq.recipe_file import read_recipe
 from speechseq.splits import own_splits
@@ -58,9 +57,9 @@ def sentences(texts: Sequence[str], count: int, seed: int) -> list[str]:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = parser_of(__doc__)
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--count", type=int, default=2400, metavar="N", help="draws")
+    parser.add_argument("--count", type=natural, default=2400, metavar="N", help="draws")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with one_line_errors():

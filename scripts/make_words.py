@@ -13,7 +13,6 @@ same voices and words give the same clips on the same machine. A letter standing
 
 from __future__ import annotations
 
-import argparse
 import importlib.resources
 import os
 import random
@@ -28,7 +27,7 @@ import numpy as np
 import onnxruntime
 import soundfile
 import soxr
-from command_line import one_line_errors
+from command_line import natural, one_line_errors, parser_of
 
 from speechseq.errors import UsageError
 from speechseq.files import atomic_write
@@ -212,12 +211,12 @@ def write_clip(clip: Clip, voices: Path) -> Path:
 
 def main() -> None:
     """Make the clips; say on stderr how far it is."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = parser_of(__doc__)
     parser.add_argument("words", nargs="*", metavar="WORD")
     parser.add_argument(
         "--from", dest="lists", type=Path, action="append", default=[], metavar="FILE"
     )
-    parser.add_argument("--each", type=int, default=10, metavar="N", help="clips of each word")
+    parser.add_argument("--each", type=natural, default=10, metavar="N", help="clips of each word")
     parser.add_argument(
         "--lines", type=Path, action="append", default=[], metavar="FILE", help="a sentence a line"
     )
@@ -229,12 +228,9 @@ def main() -> None:
     )
     parser.add_argument("--voices", type=Path, required=True, metavar="DIR")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
+    parser.add_argument("--jobs", type=natural, default=os.cpu_count() or 1, metavar="N")
     arguments = parser.parse_args()
     with one_line_errors():
-        for name in ("each", "jobs"):
-            if getattr(arguments, name) < 1:
-                raise UsageError(f"--{name}: a number of 1 or more")
         words = [
             *arguments.words,
             *(word for path in arguments.lists for word in read_text(path, "--from").split()),

@@ -11,7 +11,6 @@ instead.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from command_line import one_line_errors
+from command_line import one_line_errors, parser_of
 
 from speechseq.audio import read_audio
 from speechseq.corpora import CORPORA
@@ -175,7 +174,7 @@ def draw(model: str, picture: Path) -> None:
 
 def main() -> int:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("model", nargs="?", default=DEFAULT_MODEL)
     parser.add_argument("--picture", type=Path, metavar="PNG")
     arguments = parser.parse_args()

@@ -9,20 +9,19 @@ noise, in silence and in speech without digits. Prints Markdown.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from command_line import one_line_errors
+from command_line import one_line_errors, parser_of
 
 from speechseq.audio import read_audio
 from speechseq.compose import Composition, write_strings
 from speechseq.corpora import CORPORA
 from speechseq.corpora.clips import clips_in
 from speechseq.corpora.fsdd import WORDS
-from speechseq.evaluation import Score, evaluate
+from speechseq.evaluation import evaluate
 from speechseq.manifest import Utterance, read_manifest, read_utterance
 from speechseq.model_file import DEFAULT_MODEL
 from speechseq.recogniser import Recogniser, load
@@ -67,10 +66,14 @@ def noise_pieces(rate: int) -> list[np.ndarray]:
     pieces = []
     for noise in noises(rate):
         for start in range(0, len(noise) - size // 2, size):
-            piece = noise[start : start + size]
-            level = max(float(np.sqrt(np.mean(piece**2))), 1e-9)
-            pieces += [piece * np.float32(10 ** (db / 20) / level) for db in LEVELS_DB]
-    return [np.clip(piece, -1, 1) for piece in pieces]
+            pieces += at_levels(noise[start : start + size])
+    return pieces
+
+
+def at_levels(noise: np.ndarray) -> list[np.ndarray]:
+    """Return noise (samples,) at every one of LEVELS_DB."""
+    level = max(float(np.sqrt(np.mean(noise**2))), 1e-9)
+    return [np.clip(noise * np.float32(10 ** (db / 20) / level), -1, 1) for db in LEVELS_DB]
 
 
 def other_speech(corpus: str, split: str, rate: int) -> list[np.ndarray]:
@@ -81,10 +84,6 @@ def other_speech(corpus: str, split: str, rate: int) -> list[np.ndarray]:
     return [read_utterance(u, rate) for u in found[:: max(len(found) // SPEECH_CLIPS, 1)]]
 
 
-def _percent(score: Score) -> str:
-    return f"{100 * score.value:.2f} % ({100 * score.low:.2f}–{100 * score.high:.2f})"
-
-
 def measure(recogniser: Recogniser, work: Path) -> None:
     """Print both tables."""
     print("| noise | digit error rate | strings right |\n|---|---|---|")
@@ -92,7 +91,7 @@ def measure(recogniser: Recogniser, work: Path) -> None:
         report = evaluate(recogniser, strings(work, recogniser.rate, snr_db))
         assert report.wer
         name = "none" if snr_db is None else f"{snr_db:g} dB below"
-        print(f"| {name} | {_percent(report.wer)} | {_percent(report.accuracy)} |", flush=True)
+        print(f"| {name} | {report.wer.percent()} | {report.accuracy.percent()} |", flush=True)
     print("\n| no digits in it | words a minute | minutes |\n|---|---|---|")
     rate = recogniser.rate
     for name, clips in (
@@ -107,7 +106,7 @@ def measure(recogniser: Recogniser, work: Path) -> None:
 
 def main() -> int:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("model", nargs="?", default=DEFAULT_MODEL)
     parser.add_argument("--work", type=Path, default=Path("runs/digits_strings"))
     arguments = parser.parse_args()

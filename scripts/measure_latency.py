@@ -10,7 +10,6 @@ the computing; of all but the strings' last words, which are sure when the strin
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 import time
@@ -19,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from command_line import one_line_errors
+from command_line import natural, one_line_errors, parser_of
 
 from speechseq.compose import Composition, compose
 from speechseq.corpora import CORPORA
+from speechseq.errors import UsageError
 from speechseq.metrics import interval, total_rate, word_errors
 from speechseq.model_file import DEFAULT_MODEL
 from speechseq.pictures import new_figure, save_png
@@ -112,13 +112,15 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 def main() -> int:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = parser_of(__doc__)
     parser.add_argument("model", nargs="?", default=DEFAULT_MODEL)
-    parser.add_argument("--strings", type=int, default=100)
+    parser.add_argument("--strings", type=natural, default=100)
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/latency.png"))
     arguments = parser.parse_args()
     with one_line_errors():
         recogniser = load(arguments.model, threads=1)
+        if not recogniser.vocabulary.is_sequence:
+            raise UsageError(f"{arguments.model}: a classifier; give a model of sequences")
         digits = CORPORA["fsdd"].utterances("test")
         how = Composition(strings=arguments.strings)
         strings = list(compose(digits, recogniser.rate, how))

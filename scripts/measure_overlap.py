@@ -11,12 +11,11 @@ by the cutting alone.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from command_line import one_line_errors
+from command_line import natural, one_line_errors, parser_of
 
 import speechseq
 from speechseq.corpora import CORPORA
@@ -125,15 +124,15 @@ def print_table(recogniser: Recogniser, recordings: Sequence[np.ndarray]) -> Non
 
 def main() -> None:
     """String up a corpus' clips and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = parser_of(__doc__)
     add = parser.add_argument
     add("-m", "--model", default=DEFAULT_MODEL, help="name, file or run folder")
     add("--corpus", default="fsdd", choices=sorted(CORPORA))
-    add("--recordings", type=int, default=6)
+    add("--recordings", type=natural, default=6)
     add("--minutes", type=float, default=3.0, help="length of a recording")
     arguments = parser.parse_args()
-    if arguments.recordings < 1 or not 1 <= arguments.minutes <= 10:
-        parser.error("--recordings: 1 or more; --minutes: 1 to 10")
+    if not 1 <= arguments.minutes <= 10:
+        parser.error("--minutes: 1 to 10 go here")
     with one_line_errors():
         recogniser = speechseq.load(arguments.model, threads=1)
         if not recogniser.vocabulary.is_sequence:

@@ -9,14 +9,13 @@ speech (LibriSpeech). Prints Markdown.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Set
 
 import numpy as np
-from command_line import one_line_errors
-from measure_digits import noises
+from command_line import natural, one_line_errors, parser_of
+from measure_digits import at_levels, noises
 
 from speechseq.compose import Composition, compose
 from speechseq.corpora import CORPORA
@@ -27,9 +26,6 @@ from speechseq.recogniser import Recogniser, load
 from speechseq.tokens import NO_TEXT
 
 SNRS: tuple[float | None, ...] = (None, 20, 10, 5)
-LEVELS_DB = (-50.0, -30.0, -15.0)
-"""Levels of noise alone, against full scale."""
-
 GAPS = (-0.3, 1.0)
 MARGINS = (0.6, 1.5)
 """Seconds between clips, which have silence of their own, and around all of them."""
@@ -66,9 +62,8 @@ def strings(
 def alone(rate: int, words: Set[str]) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the names and samples of sounds that hold none of the words."""
     for noise in unheard_noises(rate):
-        level = max(float(np.sqrt(np.mean(noise**2))), 1e-9)
-        for db in LEVELS_DB:
-            yield "noise", np.clip(noise * np.float32(10 ** (db / 20) / level), -1, 1)
+        for piece in at_levels(noise):
+            yield "noise", piece
     for split in ("train-clean-100", "test-other"):
         for utterance in CORPORA["librispeech"].utterances(split):
             if words.isdisjoint(utterance.text.split()):
@@ -98,9 +93,9 @@ def measure(recogniser: Recogniser, count: int) -> None:
 
 def main() -> int:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = parser_of(__doc__)
     parser.add_argument("model", nargs="?", default="commands-en")
-    parser.add_argument("--strings", type=int, default=100, metavar="N")
+    parser.add_argument("--strings", type=natural, default=100, metavar="N")
     arguments = parser.parse_args()
     with one_line_errors():
         recogniser = load(arguments.model)

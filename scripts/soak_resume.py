@@ -9,7 +9,6 @@ kinds. Exit code 1 unless every resumption worked and weights and metrics are eq
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import os
@@ -30,10 +29,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command_line import natural, parser_of
 from safetensors.numpy import load_file
 
 from speechseq.audio import write_wav
 from speechseq.manifest import Utterance, write_manifest
+from speechseq.model_file import RUN_METRICS, RUN_MODEL, RUN_WEIGHTS
 
 RATE = 8000
 TONES = {"low": 300.0, "mid": 900.0, "high": 2500.0}
@@ -50,12 +51,7 @@ augment: {{{{speeds: [0.9, 1.0, 1.1], gain_db: 6, noise_probability: 0.5, join: 
 training: {{{{epochs: {EPOCHS}, batch: 8, learning_rate: 0.005, ema: 0.9, patience: {EPOCHS}}}}}
 """
 
-METRICS, CHECKPOINTS, WEIGHTS, MODEL = (
-    "metrics.jsonl",
-    "checkpoints",
-    "weights.safetensors",
-    "model.onnx",
-)
+CHECKPOINTS = "checkpoints"
 READY = "largest batch"
 """What the last line before the first step begins with."""
 
@@ -217,7 +213,7 @@ class Soak:
 
 def read_rows(run: Path) -> list[dict[str, Any]]:
     """Return the metrics of a run without their seconds; a torn last line is left out."""
-    path = run / METRICS
+    path = run / RUN_METRICS
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     rows = []
     for line in lines:
@@ -370,11 +366,11 @@ def report(soak: Soak, whole: Path, kills: int) -> bool:
     """Print what was found; return whether all is as promised."""
     killed = soak.landed.total()
     gaps = {
-        "best weights": difference(whole / WEIGHTS, soak.run / WEIGHTS),
+        "best weights": difference(whole / RUN_WEIGHTS, soak.run / RUN_WEIGHTS),
         "checkpoint": difference(newest(whole), newest(soak.run)),
     }
     same_rows = read_rows(whole) == read_rows(soak.run)
-    same_model = (whole / MODEL).read_bytes() == (soak.run / MODEL).read_bytes()
+    same_model = (whole / RUN_MODEL).read_bytes() == (soak.run / RUN_MODEL).read_bytes()
     worked = 0 if soak.failures else killed
     left = sum(len(partial(folder)) for folder in (soak.run, soak.run / CHECKPOINTS))
     for name, value in {
@@ -413,13 +409,11 @@ def soak_in(folder: Path, *, kills: int, seed: int) -> bool:
 
 def main() -> None:
     """Soak and exit with 0 if every kill was survived to the bit."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--kills", type=int, default=30, help="default: 30")
+    parser = parser_of(__doc__)
+    parser.add_argument("--kills", type=natural, default=30, help="default: 30")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="a new folder to work in")
     arguments = parser.parse_args()
-    if arguments.kills < 1:
-        parser.error("--kills: 1 or more goes here")
     if arguments.keep and arguments.keep.exists():
         parser.error(f"--keep {arguments.keep}: is there already; name another folder")
     with tempfile.TemporaryDirectory() as temporary:

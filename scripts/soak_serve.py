@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench_serve import SAMPLES, Server, request_of, server
-from command_line import one_line_errors
+from command_line import natural, one_line_errors, parser_of, positive
 
 from speechseq.errors import GateFailed
 from speechseq.model_file import DEFAULT_MODEL
@@ -189,7 +189,8 @@ class Attack:
             self._watch(ends, megabytes),
             *(self._go_on(ends, found) for _ in range(SOAK_CLIENTS)),
         )
-        half, worst = max(megabytes[: len(megabytes) // 2]), max(megabytes[len(megabytes) // 2 :])
+        middle = -(-len(megabytes) // 2)
+        half, worst = max(megabytes[:middle]), max(megabytes[middle - 1 :])
         print(
             f"{minutes:g} minutes, {SOAK_CLIENTS} clients: {_shown(found)}; "
             f"memory at most {half:.0f} MB in the first half, {worst:.0f} MB in the second"
@@ -225,12 +226,12 @@ async def attack(target: Server, arguments: argparse.Namespace) -> list[str]:
 
 def main() -> int:
     """Attack, and say how it went."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = parser_of(__doc__)
     add = parser.add_argument
     add("-m", "--model", default=DEFAULT_MODEL, help="name, file or run folder")
-    add("--hostile", type=int, default=500, help="damaged uploads (default: 500)")
-    add("--connections", type=int, default=1000, help="held open (default: 1000)")
-    add("--minutes", type=float, default=30.0, help="of the soak (default: 30)")
+    add("--hostile", type=natural, default=500, help="damaged uploads (default: 500)")
+    add("--connections", type=natural, default=1000, help="held open (default: 1000)")
+    add("--minutes", type=positive, default=30.0, help="of the soak (default: 30)")
     arguments = parser.parse_args()
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))

@@ -9,9 +9,8 @@ are there already are taken as they are, so a study can be stopped and gone on w
 
 from __future__ import annotations
 
-import argparse
+import shutil
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,23 +18,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from command_line import one_line_errors
+from command_line import natural, one_line_errors, parser_of
+from runs import cost, trained, write_table
 
 from speechseq.compose import Composition, write_strings
 from speechseq.corpora import CORPORA
 from speechseq.evaluation import Score, evaluate
-from speechseq.files import atomic_write
 from speechseq.manifest import Utterance, read_manifest, read_utterance, write_manifest
-from speechseq.model_file import RUN_MODEL
+from speechseq.model_file import RUN_WEIGHTS
 from speechseq.padding import pad
 from speechseq.pictures import new_figure, save_png
 from speechseq.recipe_file import read_recipe
 from speechseq.recogniser import load
-from speechseq.run_table import read_metrics
 from speechseq.splits import hold_out
-from speechseq.training.encoder import SpeechNetwork, load_network, parameters
-from speechseq.training.loop import train
-from speechseq.training.run_folder import WEIGHTS, read_run
+from speechseq.training.encoder import SpeechNetwork, load_network
+from speechseq.training.run_folder import read_run
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "recipes" / "cells"
@@ -92,6 +89,7 @@ def _compose(
     how = Composition(
         strings=count, shortest=digits, longest=digits, gap_seconds=(0.0, 0.1), seed=seed
     )
+    shutil.rmtree(folder / split, ignore_errors=True)  # of a study that was stopped there
     manifest = write_strings(clips, folder / split, RATE, how)
     found = [replace(u, text=u.text.split()[0], split=split) for u in read_manifest(manifest)]
     write_manifest(target, found)
@@ -107,18 +105,13 @@ def train_all(work: Path, epochs: int) -> None:
     for digits in LENGTHS:
         for cell in CELLS:
             for both in (False, True):
-                run = run_of(work, cell, both, digits)
-                if (run / RUN_MODEL).is_file():
-                    continue
                 settings = [
                     f"data.root={work / f'strings_{digits}'}",
                     f"model.cell={cell}",
                     f"model.bidirectional={str(both).lower()}",
                     f"training.epochs={epochs}",
                 ]
-                began = time.perf_counter()
-                train(read_recipe(RECIPE, settings), run, device="cpu")
-                print(f"{run.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+                trained(read_recipe(RECIPE, settings), run_of(work, cell, both, digits))
 
 
 def measure(work: Path) -> Iterable[Row]:
@@ -129,18 +122,7 @@ def measure(work: Path) -> Iterable[Row]:
             for both in (False, True):
                 run = run_of(work, cell, both, digits)
                 report = evaluate(load(run), test)
-                recipe, vocabulary = read_run(run)
-                network = load_network(run / WEIGHTS, recipe, vocabulary.told_as)
-                metrics = read_metrics(run)
-                yield Row(
-                    cell,
-                    both,
-                    digits,
-                    report.accuracy,
-                    parameters(network),
-                    metrics[-1]["seconds"] / len(metrics),
-                    report.real_time_factor,
-                )
+                yield Row(cell, both, digits, report.accuracy, *cost(run), report.real_time_factor)
 
 
 def gradients_through_time(network: SpeechNetwork, test: Sequence[Utterance]) -> np.ndarray:
@@ -177,7 +159,7 @@ def gradients(work: Path) -> dict[str, dict[str, np.ndarray]]:
     for cell in CELLS:
         run = run_of(work, cell, False, PROBED_LENGTH)
         recipe, vocabulary = read_run(run)
-        trained = load_network(run / WEIGHTS, recipe, vocabulary.told_as)
+        trained = load_network(run / RUN_WEIGHTS, recipe, vocabulary.told_as)
         torch.manual_seed(0)
         fresh = SpeechNetwork(recipe, len(vocabulary)).eval()
         fresh.features.load_state_dict(trained.features.state_dict())
@@ -238,7 +220,7 @@ def table(rows: Sequence[Row]) -> str:
     for cell in CELLS:
         for both in (False, True):
             own = [row for row in rows if row.cell == cell and row.both == both]
-            cells = (_percent(row.accuracy) for row in own)
+            cells = (row.accuracy.percent(1) for row in own)
             lines.append(f"| {own[0].name} | " + " | ".join(cells) + " |")
     lines += [
         "",
@@ -254,26 +236,12 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _percent(score: Score) -> str:
-    return f"{100 * score.value:.1f} ({100 * score.low:.1f}–{100 * score.high:.1f})"
-
-
-BEGIN, END = "<!-- measured -->\n", "\n<!-- end -->"
-
-
-def write_table(page: Path, text: str) -> None:
-    """Put what was measured between its marks on a page."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    with atomic_write(page) as file:
-        file.write(f"{before}{BEGIN}{text}{END}{rest.partition(END)[2]}".encode())
-
-
 def main() -> int:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/cells"))
-    parser.add_argument("--strings", type=int, default=1200, help="to learn from, each length")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--strings", type=natural, default=1200, help="to learn from, each length")
+    parser.add_argument("--epochs", type=natural, default=30)
     arguments = parser.parse_args()
     work = arguments.work.absolute()
     with one_line_errors():

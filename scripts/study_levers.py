@@ -10,27 +10,23 @@ Writes the tables into recipes/levers/README.md. Runs that are there already are
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from command_line import one_line_errors
-from study_cells import write_table
+from command_line import one_line_errors, parser_of
+from runs import cost, trained, write_table
 
+from speechseq.errors import UsageError
 from speechseq.evaluation import Report, evaluate
 from speechseq.metrics import interval
-from speechseq.model_file import RUN_MODEL, RUN_RECIPE
+from speechseq.model_file import RUN_MODEL
 from speechseq.recipe_file import read_recipe
 from speechseq.recogniser import load
-from speechseq.run_table import read_metrics
 from speechseq.splits import load_split
-from speechseq.training.encoder import load_network, parameters
-from speechseq.training.loop import train
-from speechseq.training.run_folder import WEIGHTS, read_run
+from speechseq.training.run_folder import read_run
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "recipes" / "levers" / "README.md"
@@ -128,13 +124,8 @@ def train_all(work: Path, name: str, seeds: Sequence[int]) -> None:
     study = STUDIES[name]
     for seed in seeds:
         for lever, settings in {BASE: (), **study.levers}.items():
-            run = run_of(work, name, lever, seed)
-            if (run / RUN_MODEL).is_file():
-                continue
-            began = time.perf_counter()
             recipe = read_recipe(study.recipe, [f"seed={seed}", *study.base, *settings])
-            train(recipe, run, device="cpu", resume=(run / RUN_RECIPE).is_file())
-            print(f"{run.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+            trained(recipe, run_of(work, name, lever, seed))
 
 
 def wrong(report: Report) -> np.ndarray:
@@ -146,21 +137,27 @@ def measured(work: Path, name: str, seeds: Sequence[int]) -> Iterator[str]:
     """Yield the table of a study, row by row; the utterances of all seeds stand in one row.
 
     What was not trained, or not to its end, is left out.
+
+    Raises:
+        UsageError: that is the base.
     """
     yield "| change | right | against the base, points | parameters | s an epoch |"
     yield "|---|---|---|---|---|"
-    base: np.ndarray | None = None
+    base = np.zeros(0)
     for lever in (BASE, *STUDIES[name].levers):
         runs = [run_of(work, name, lever, seed) for seed in seeds]
         if not all((run / RUN_MODEL).is_file() for run in runs):
+            if lever == BASE:
+                raise UsageError(f"{name}: {BASE} is not trained; do so first, without --tables")
             print(f"{name}: {lever}: not trained, left out", file=sys.stderr)
             continue
         reports = [_evaluated(run) for run in runs]
         found = np.concatenate([wrong(report) for report in reports])
-        change = "" if base is None else _change(reports, base - found)
-        base = found if base is None else base
-        cost = _cost(runs[0])
-        yield f"| {lever} | {100 * (1 - found.mean()):.2f} % | {change} | {cost} |"
+        base = found if lever == BASE else base
+        change = "" if lever == BASE else _change(reports, base - found)
+        size, seconds = cost(runs[0])
+        right = f"{100 * (1 - found.mean()):.2f} %"
+        yield f"| {lever} | {right} | {change} | {size:,} | {seconds:.1f} |"
 
 
 def _evaluated(run: Path) -> Report:
@@ -179,16 +176,9 @@ def _change(reports: Sequence[Report], fewer: np.ndarray) -> str:
     return f"{100 * fewer.mean():+.2f} ({100 * (2 * low - 1):+.2f} to {100 * (2 * high - 1):+.2f})"
 
 
-def _cost(run: Path) -> str:
-    recipe, vocabulary = read_run(run)
-    network = load_network(run / WEIGHTS, recipe, vocabulary.told_as)
-    metrics = read_metrics(run)
-    return f"{parameters(network):,} | {metrics[-1]['seconds'] / metrics[-1]['epoch']:.1f}"
-
-
 def main() -> int:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/levers"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", choices=sorted(STUDIES), help="train for this one, write nothing")

@@ -46,6 +46,13 @@ class Score:
     high: float
     resampled: str
 
+    def percent(self, digits: int = 2) -> str:
+        """Return the rate in percent, its interval in brackets."""
+        value, low, high = (
+            f"{100 * rate:.{digits}f}" for rate in (self.value, self.low, self.high)
+        )
+        return f"{value} % ({low}–{high})"
+
 
 @dataclass(frozen=True)
 class Item:

@@ -66,7 +66,7 @@ class Law:
         rng = np.random.default_rng(0)
         found = []
         for _ in range(DRAWS):
-            errors = [rng.binomial(p.validated, _likely(p)) / p.validated for p in self.points]
+            errors = [_drawn(p, rng) for p in self.points]
             factor, exponent = _fit([p.clips for p in self.points], errors, self.points)
             found.append(min(factor * clips**-exponent, 1.0))
         low, high = np.quantile(found, [0.025, 0.975]).tolist()
@@ -147,8 +147,12 @@ def _fit(
     return float(np.exp(offset)), float(-slope)
 
 
-def _likely(point: Point) -> float:
-    return min((point.error * point.validated + 0.5) / (point.validated + 1.0), 1.0)
+def _drawn(point: Point, rng: np.random.Generator) -> float:
+    """Return a point's error on another draw of its words or clips; of words it may exceed 1."""
+    likely = (point.error * point.validated + 0.5) / (point.validated + 1.0)
+    if point.error > 1:
+        return float(rng.poisson(likely * point.validated) / point.validated)
+    return float(rng.binomial(point.validated, min(likely, 1.0)) / point.validated)
 
 
 def forecast_text(laws: Sequence[Law]) -> str:

@@ -118,6 +118,24 @@ def test_changed_sources_and_speeds_are_computed_anew(
     assert len(computed) == 5
 
 
+def test_a_name_stands_for_the_file_it_names_here(
+    tmp_path: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clips of equal name, size and time in two folders; and one that took another's place."""
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        write_wav("clip.wav", np.zeros(RATE), RATE)
+        os.utime("clip.wav", (1, 1))
+        cached_log_mels([Utterance("clip.wav", 1.0)], FEATURES, ram_gigabytes=1)
+    assert len(computed) == 2
+    write_wav("new.wav", np.full(RATE, 0.1), RATE)
+    os.utime("new.wav", (1, 1))
+    os.replace("new.wav", "clip.wav")
+    cached_log_mels([Utterance("clip.wav", 1.0)], FEATURES, ram_gigabytes=1)
+    assert len(computed) == 3
+
+
 def test_a_small_limit_maps_the_file(clips: list[Utterance]) -> None:
     in_ram = cached_log_mels(clips, FEATURES, ram_gigabytes=1)
     mapped = cached_log_mels(clips, FEATURES, ram_gigabytes=0)

@@ -51,6 +51,12 @@ def test_an_error_is_never_over_one() -> None:
     assert law.interval(1)[1] == 1.0
 
 
+def test_errors_of_words_beyond_one_are_drawn_as_such() -> None:
+    (law,) = fit_laws([Point("a", "s", 300, 1.2, 4000), Point("b", "s", 1200, 1.01, 4000)])
+    low, high = law.interval(9600)
+    assert low < law(9600) < high < 1
+
+
 def test_each_way_to_start_has_its_own_law() -> None:
     both = points(2.0, 0.5) + points(0.5, 0.4, start="from digits")
     one, other = fit_laws(both)

@@ -110,12 +110,13 @@ class TrainingData:
     def steps(self, epochs: int) -> int:
         """Count the batches of so many epochs; joins and splices make each one's its own."""
         if self.recipe.augment.join == 1 and not self.recipe.augment.splice:
-            return epochs * len(self.epoch(0))
-        return sum(len(self.epoch(epoch)) for epoch in range(epochs))
+            return epochs * self.steps_of(0)
+        return sum(self.steps_of(epoch) for epoch in range(epochs))
 
     def steps_of(self, epoch: int) -> int:
         """Count the batches of one epoch."""
-        return len(self.epoch(epoch))
+        examples = self._examples(np.random.default_rng([self.recipe.seed, epoch]))
+        return -(-len(examples) // self.recipe.training.batch)
 
     def shares(self, told_as: Sequence[int]) -> Tensor:
         """Return what share of an epoch's examples the class has that each score is told as."""
@@ -167,10 +168,11 @@ class TrainingData:
         chosen = np.stack([rng.permutation(count), rng.integers(speeds, size=count)], axis=1)
         pairs: list[tuple[int, int]] = [tuple(pair) for pair in chosen.tolist()]
         examples: list[Example] = []
-        while pairs:
+        at = 0
+        while at < count:
             size = int(rng.integers(1, self.recipe.augment.join + 1))
-            examples.append(pairs[:size])
-            pairs = pairs[size:]
+            examples.append(pairs[at : at + size])
+            at += size
         alone = round(self.recipe.augment.noise_alone * len(examples))
         return examples + self._splices(chosen, rng) + [[] for _ in range(alone)]
 

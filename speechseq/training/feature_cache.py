@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +53,7 @@ def cached_log_mels(
     """Return the log-mels of every utterance at every speed, computed once and kept on disk.
 
     The cache is named by a hash of what the numbers depend on: settings, speeds, and each
-    source's path, size and time. Up to `ram_gigabytes` it is read into RAM, else mapped.
+    source's path, size and times. Up to `ram_gigabytes` it is read into RAM, else mapped.
 
     Raises:
         AudioError: an utterance cannot be read.
@@ -94,19 +96,24 @@ def _cache_key(
     """Hash what log-mels depend on; MFCCs, deltas and CMVN are computed from them later."""
     digest = hashlib.sha256()
     settings = {k: v for k, v in asdict(features).items() if k not in _AFTER_LOG_MELS}
-    digest.update(json.dumps(["log-mels 1", settings, list(speeds)]).encode())
-    sizes: dict[str, tuple[int, int]] = {"": (0, 0)}
+    digest.update(json.dumps(["log-mels 2", settings, list(speeds)]).encode())
+    sources: dict[str, tuple[Any, ...]] = {"": ()}
     for u in utterances:
-        if u.audio_filepath not in sizes:
-            source = Path(u.audio_filepath)
-            status = source.stat() if source.exists() else None
-            sizes[u.audio_filepath] = (status.st_size, status.st_mtime_ns) if status else (-1, -1)
-        digest.update(
-            repr(
-                (u.audio_filepath, u.offset, u.duration, u.volume, sizes[u.audio_filepath])
-            ).encode()
-        )
+        if u.audio_filepath not in sources:
+            sources[u.audio_filepath] = _source(Path(u.audio_filepath))
+        stretch = (sources[u.audio_filepath], u.offset, u.duration, u.volume)
+        digest.update(repr(stretch).encode())
     return digest.hexdigest()[:32]
+
+
+def _source(path: Path) -> tuple[Any, ...]:
+    """Return what tells a file from another, and from what it was before."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (os.path.abspath(path),)
+    # The time of change is of this copy: archives give all their files the same of modification.
+    return os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _build_cache(

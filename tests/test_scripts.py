@@ -1,0 +1,108 @@
+"""scripts/: what they share, and what studies and estimates stand on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from speechseq.errors import UsageError
+from speechseq.recipe import Recipe, TrainingSettings
+from speechseq.recipe_checks import recipe_from_dict
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+SMALL = {
+    "data": {"tokens": "classes"},
+    "features": {"rate": 8000, "mels": 16, "low_hz": 60},
+    "model": {"hidden": 8, "layers": 2, "head": "classify"},
+    "training": {"batch": 4, "consistency": 0.5, "accumulate": 2},
+}
+
+
+@pytest.fixture(autouse=True)
+def beside_the_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+
+def small(**training: object) -> Recipe:
+    recipe = recipe_from_dict(SMALL, "small")
+    return replace(recipe, training=replace(recipe.training, **training))
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "wrong"),
+    [
+        ("measure_latency", ["--strings", "0"], "--strings: 0: 1 or more goes here"),
+        ("bench_serve", ["--seconds", "nan"], "--seconds: nan: more than 0 goes here"),
+        ("make_sentences", ["x.yaml", "--count", "two"], "--count: invalid natural value: 'two'"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(
+    script: str, arguments: list[str], wrong: str
+) -> None:
+    command = [sys.executable, str(SCRIPTS / f"{script}.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"{script}.py: error: argument {wrong}\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UsageError("x: wrong; right it"), 2, "x: wrong; right it"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_an_error_is_one_line(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from command_line import one_line_errors
+
+    with pytest.raises(SystemExit) as left, one_line_errors():
+        raise error
+    assert left.value.code == code
+    assert capsys.readouterr().err.endswith(f": {said}\n")
+
+
+def test_a_budget_is_of_all_that_a_recipe_pays_for() -> None:
+    import measure_budget
+
+    learnt = []
+    for recipe in (small(), small(teacher="commands-ar-tiny")):
+        vocabulary = measure_budget.tokens_of(recipe, 5)
+        learnt.append(len(vocabulary))
+        batch = measure_budget.random_batch(recipe, len(vocabulary), 0.5)
+        assert batch.log_mels.shape == (4, recipe.features.frames(4000), 16)
+        assert int(batch.labels.max()) < len(vocabulary)
+    assert learnt == [5, 40]
+    seconds, parameters = measure_budget.step_seconds(
+        small(), measure_budget.tokens_of(small(), 5), 0.5, 1, "cpu"
+    )
+    assert seconds > 0 and parameters > 0
+
+
+def test_what_is_compared_has_no_further_losses() -> None:
+    import bench_train
+
+    plain = bench_train.alike(small(label_smoothing=0.1)).training
+    assert plain == TrainingSettings(batch=4, label_smoothing=0.1)
+
+
+def test_without_its_base_a_study_has_no_table(tmp_path: Path) -> None:
+    import study_levers
+
+    with pytest.raises(UsageError, match="classes: the base is not trained"):
+        list(study_levers.measured(tmp_path, "classes", [0]))
+
+
+def test_a_table_stands_between_its_marks(tmp_path: Path) -> None:
+    from runs import write_table
+
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- measured -->\nold\n<!-- end -->\nafter\n")
+    for _ in range(2):
+        write_table(page, "| new |")
+    assert page.read_text() == "before\n<!-- measured -->\n| new |\n<!-- end -->\nafter\n"
