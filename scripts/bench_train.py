@@ -1,6 +1,6 @@
 """Measure training: what it adds to the bare network, and how it does beside a plain script.
 
-    python scripts/bench_train.py [--recipe recipes/fsdd/single.yaml] [--batches 0] [--threads 1]
+    python scripts/bench_train.py [--recipe recipes/fsdd/single.yaml] [--batches 0] [--threads 1] [key=value …]
 
 One run, three tables: (1) an epoch of the real training against forward, loss and backward of the
 bare network on the same batches, made beforehand; (2) clips per second against a plain script as
@@ -286,6 +286,7 @@ def main() -> None:
     """Run the three comparisons on a recipe."""
     parser = parser_of(__doc__)
     parser.add_argument("--recipe", type=Path, default=Path("recipes/fsdd/single.yaml"))
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="changes to the recipe")
     parser.add_argument("--batches", type=int, default=0, help="of each; 0 is an epoch")
     parser.add_argument("--threads", type=natural, default=1, help="PyTorch's (default: 1)")
     arguments = parser.parse_args()
@@ -293,7 +294,7 @@ def main() -> None:
         parser.error("--batches: 0 or more goes here")
     torch.set_num_threads(arguments.threads)
     with one_line_errors():
-        recipe = alike(read_recipe(arguments.recipe))
+        recipe = alike(read_recipe(arguments.recipe, arguments.settings))
         with tempfile.TemporaryDirectory() as folder:
             bench_epoch(recipe, folder, arguments.batches)
             bench_plain(recipe, folder, arguments.batches)

@@ -127,12 +127,12 @@ def test_a_name_stands_for_the_file_it_names_here(
         monkeypatch.chdir(tmp_path / folder)
         write_wav("clip.wav", np.zeros(8000), 8000)
         os.utime("clip.wav", (1, 1))
-        cached_log_mels([Utterance("clip.wav", 1.0)], FEATURES, ram_gigabytes=1)
+        cached_log_mels([Utterance("clip.wav", 1.0, "x")], FEATURES, ram_gigabytes=1)
     assert len(computed) == 2
     write_wav("new.wav", np.full(8000, 0.1), 8000)
     os.utime("new.wav", (1, 1))
     Path("new.wav").replace("clip.wav")
-    cached_log_mels([Utterance("clip.wav", 1.0)], FEATURES, ram_gigabytes=1)
+    cached_log_mels([Utterance("clip.wav", 1.0, "x")], FEATURES, ram_gigabytes=1)
     assert len(computed) == 3
 
 
