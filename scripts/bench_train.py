@@ -1,6 +1,6 @@
 """Measure training: what it adds to the bare network, and how it does beside a plain script.
 
-    python scripts/bench_train.py [--recipe recipes/fsdd/single.yaml] [--batches 0] [--threads 1] [key=value …]
+    python scripts/bench_train.py [--recipe recipes/fsdd/single.yaml] [--batches 0] [key=value …]
 
 One run, three tables: (1) an epoch of the real training against forward, loss and backward of the
 bare network on the same batches, made beforehand; (2) clips per second against a plain script as

@@ -46,6 +46,9 @@ RUN_DATA = "data.json"
 """What a run folder calls its exported model, best weights, resolved recipe, metrics, and how much
 it learns from."""
 
+AUXILIARY = "auxiliary."
+"""Prefix of the weights of a run that no model file holds."""
+
 BUNDLED = Path(__file__).parent / "models"
 DEFAULT_MODEL = "digits"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from speechseq.errors import ModelError, SpeechseqError
-from speechseq.model_file import RUN_METRICS, RUN_MODEL, RUN_RECIPE, RUN_VOCABULARY, RUN_WEIGHTS
+from speechseq.model_file import (
+    AUXILIARY,
+    RUN_METRICS,
+    RUN_MODEL,
+    RUN_RECIPE,
+    RUN_VOCABULARY,
+    RUN_WEIGHTS,
+)
 from speechseq.recipe import ModelSettings
 from speechseq.recipe_checks import BOUNDS
 from speechseq.recipe_file import read_recipe
@@ -23,7 +30,7 @@ from speechseq.recipe_file import read_recipe
 HEADER_BYTES = 1 << 20
 """Longest header of a weights file that is read; the largest network needs a tenth."""
 
-BESIDE = ("features.", "auxiliary.")
+BESIDE = ("features.", AUXILIARY)
 """Beginning of the names of tensors that no model has: filter bank, CMVN; the second task."""
 
 _MOST_AXES = 8

@@ -15,13 +15,13 @@ from test_loop import rows, stop_after, weights
 
 from speechseq.cli import main
 from speechseq.errors import ModelError
-from speechseq.model_file import read_model
+from speechseq.model_file import RUN_METRICS, read_model
 from speechseq.recipe import Recipe
 from speechseq.recipe_file import read_recipe
 from speechseq.training.base import weights_of
 from speechseq.training.checkpoint import FOLDER, PATTERN
 from speechseq.training.loop import train
-from speechseq.training.run_folder import METRICS, read_run
+from speechseq.training.run_folder import read_run
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_its_base_again(
     shutil.rmtree(base)
     with pytest.raises(ModelError, match=r"base: no such model file, run folder or bundled model"):
         train(Recipe(), tmp_path / "later", device="cpu", resume=True)
-    assert not (tmp_path / "later" / METRICS).exists()
+    assert not (tmp_path / "later" / RUN_METRICS).exists()
 
 
 def test_a_run_knows_its_base_from_anywhere(

@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import load as load_tensors
 
 from speechseq.errors import ModelError
+from speechseq.model_file import RUN_METRICS
 from speechseq.recipe_file import read_recipe
 from speechseq.training.checkpoint import FOLDER, PATTERN
 from speechseq.training.distributed import World, from_environment
 from speechseq.training.loop import train
-from speechseq.training.run_folder import METRICS
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,7 @@ def difference(one: Path, other: Path) -> float:
 
 
 def epochs(folder: Path) -> list[int]:
-    return [json.loads(line)["epoch"] for line in (folder / METRICS).read_text().splitlines()]
+    return [json.loads(line)["epoch"] for line in (folder / RUN_METRICS).read_text().splitlines()]
 
 
 STEPS_10 = ["training.batch=9", "training.epochs=2", "training.label_smoothing=0.1",
@@ -101,7 +101,7 @@ def kill_one(command: list[str], folder: Path) -> subprocess.CompletedProcess[st
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
     try:
-        wait_for(lambda: (folder / METRICS).exists() and len(epochs(folder)) >= 2)
+        wait_for(lambda: (folder / RUN_METRICS).exists() and len(epochs(folder)) >= 2)
         os.kill(process_of(1, folder), signal.SIGKILL)
         out, said = job.communicate(timeout=240)
     finally:

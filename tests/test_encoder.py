@@ -15,9 +15,6 @@ from speechseq.errors import ModelError, UsageError
 from speechseq.recipe import ModelSettings, Recipe
 from speechseq.training.encoder import (
     CELLS,
-    HEADS,
-    ClassifyHead,
-    CTCHead,
     Encoder,
     RecurrentLayer,
     SpeechNetwork,
@@ -26,6 +23,7 @@ from speechseq.training.encoder import (
     reverse_within,
 )
 from speechseq.training.front_ends import FRONT_ENDS, ConvolutionBlock, as_frames
+from speechseq.training.heads import HEADS, ClassifyHead, CTCHead
 
 POOLINGS = ("last", "mean", "attention")
 
@@ -93,7 +91,7 @@ def test_the_output_equals_the_textbooks(skip_input: bool) -> None:
     torch.manual_seed(0)
     settings = ModelSettings(hidden=5, layers=1, bidirectional=False, skip_input=skip_input)
     encoder = Encoder(3, settings)
-    head = CTCHead(encoder, 4, settings)
+    head = CTCHead(encoder.dims, encoder.input_dims, 4, settings)
     states, inputs = torch.randn(1, 6, 5), torch.randn(1, 6, 3)
     # y_t = g(W h_t + V x_t + c)
     scores = states @ head.output.state.weight.T + head.output.state.bias
@@ -196,7 +194,7 @@ def test_last_pooling_is_pytorchs_final_hidden_state() -> None:
     torch.manual_seed(0)
     settings = ModelSettings(head="classify", hidden=6, layers=1)
     encoder = Encoder(3, settings)
-    head = ClassifyHead(encoder, 4, settings)
+    head = ClassifyHead(encoder.dims, encoder.input_dims, 4, settings)
     frames, lengths = torch.randn(1, 9, 3), torch.tensor([9])
     layer = encoder.layers[0]
     forward = layer.forward_cell(frames)[1][0][0]
@@ -211,7 +209,9 @@ def test_pooling_weights_sum_to_1_and_are_0_beyond_the_end(pooling: str, heads: 
     torch.manual_seed(0)
     settings = ModelSettings(head="classify", pooling=pooling, hidden=4, attention_heads=heads)
     encoder = Encoder(3, settings)
-    weights = ClassifyHead(encoder, 2, settings).weights(torch.randn(2, 5, 8), torch.tensor([5, 2]))
+    weights = ClassifyHead(encoder.dims, encoder.input_dims, 2, settings).weights(
+        torch.randn(2, 5, 8), torch.tensor([5, 2])
+    )
     torch.testing.assert_close(weights.sum(1), torch.ones(2, heads))
     assert weights[1, 2:].abs().max() == 0
     assert weights[1, :2].min() > 0
@@ -227,7 +227,8 @@ def test_attention_equals_its_equations(heads: int, skip_input: bool) -> None:
     settings = ModelSettings(
         head="classify", pooling="attention", hidden=4, attention_heads=heads, skip_input=skip_input
     )
-    head = ClassifyHead(Encoder(3, settings), 5, settings)
+    encoder = Encoder(3, settings)
+    head = ClassifyHead(encoder.dims, encoder.input_dims, 5, settings)
     states, inputs = torch.randn(2, 7, 8), torch.randn(2, 7, 3)
     found, lengths = head(states, inputs, torch.tensor([7, 4]))
     assert lengths.tolist() == [1, 1]

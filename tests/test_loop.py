@@ -16,17 +16,18 @@ from safetensors.torch import load as load_tensors
 
 from speechseq.errors import DataError, ModelError
 from speechseq.manifest import read_manifest, write_manifest
+from speechseq.model_file import RUN_METRICS, RUN_WEIGHTS
 from speechseq.recipe import Recipe
 from speechseq.recipe_file import read_recipe
 from speechseq.recogniser import load
 from speechseq.training.checkpoint import FOLDER, PATTERN
 from speechseq.training.loop import train
-from speechseq.training.run_folder import METRICS, WEIGHTS, load_run, read_run
+from speechseq.training.run_folder import load_run, read_run
 from speechseq.training.validation import Validation, validate
 
 
 def rows(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+    return [json.loads(line) for line in (run / RUN_METRICS).read_text().splitlines()]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -146,10 +147,10 @@ def test_a_validation_text_too_long_for_its_clip_leaves_the_loss_finite(
 def test_a_run_is_never_written_over(write_recipe, tmp_path: Path) -> None:
     recipe = read_recipe(write_recipe(), ["training.epochs=1"])
     train(recipe, tmp_path / "run", device="cpu")
-    before = (tmp_path / "run" / WEIGHTS).read_bytes()
+    before = (tmp_path / "run" / RUN_WEIGHTS).read_bytes()
     with pytest.raises(ModelError, match="holds a run already; name another"):
         train(recipe, tmp_path / "run", device="cpu")
-    assert (tmp_path / "run" / WEIGHTS).read_bytes() == before
+    assert (tmp_path / "run" / RUN_WEIGHTS).read_bytes() == before
 
 
 def test_the_run_keeps_its_resolved_recipe(write_recipe, tmp_path: Path) -> None:
@@ -237,7 +238,7 @@ def test_the_weights_kept_are_the_best_or_the_last(
     run = tmp_path / "run"
     train(read_recipe(write_recipe(), [f"training.weights={keep}"]), run, device="cpu")
     expected = averaged[1 if keep == "best" else 3]
-    kept = load_tensors((run / WEIGHTS).read_bytes())
+    kept = load_tensors((run / RUN_WEIGHTS).read_bytes())
     assert all(torch.equal(kept[name], expected[name]) for name in kept)
 
 
@@ -261,7 +262,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
     killed.mkdir()
     for name in ("recipe.yaml", "vocabulary.json"):
         (killed / name).write_bytes((whole / name).read_bytes())
-    (killed / METRICS).write_text('{"epoch": 1, "st')  # torn by the kill
+    (killed / RUN_METRICS).write_text('{"epoch": 1, "st')  # torn by the kill
     notes: list[str] = []
     train(Recipe(), killed, device="cpu", resume=True, note=notes.append)
     assert any("no checkpoint yet; starting at step 0" in note for note in notes)

@@ -11,12 +11,12 @@ import yaml
 from layouts import make_layout
 
 from speechseq.corpora import CORPORA
+from speechseq.model_file import RUN_METRICS
 from speechseq.recipe import Recipe
 from speechseq.recipe_file import read_recipe
 from speechseq.recogniser import load
 from speechseq.splits import corpus_options, training_splits
 from speechseq.training.loop import train
-from speechseq.training.run_folder import METRICS
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 CARDS = sorted(FOLDER.glob("*/*.card.yaml"))
@@ -72,7 +72,7 @@ def trains(recipe: Recipe, run: Path) -> None:
     """Train one short epoch of at least two steps and use what comes of it."""
     notes: list[str] = []
     model = train(recipe, run, device="cpu", note=notes.append)
-    (row,) = map(json.loads, (run / METRICS).read_text().splitlines())
+    (row,) = map(json.loads, (run / RUN_METRICS).read_text().splitlines())
     assert row["step"] >= 2
     assert row["loss"] > 0
     assert any("parity with PyTorch" in note for note in notes)

@@ -22,12 +22,12 @@ from test_loop import stop_after
 
 from speechseq.cli import main
 from speechseq.errors import DataError
+from speechseq.model_file import RUN_METRICS, RUN_MODEL, RUN_WEIGHTS
 from speechseq.recipe import Recipe
 from speechseq.recipe_file import read_recipe
 from speechseq.training import loop
 from speechseq.training.checkpoint import FOLDER, PATTERN
 from speechseq.training.loop import train
-from speechseq.training.run_folder import METRICS, MODEL, WEIGHTS
 
 CHANCE = [
     "model.dropout=0.3", "augment.noise_probability=0.5", "augment.speeds=[0.9, 1.0]",
@@ -52,7 +52,7 @@ def whole(recipe: Recipe, tmp_path: Path) -> Path:
 
 
 def rows(run: Path) -> list[dict[str, float]]:
-    lines = (run / METRICS).read_text().splitlines()
+    lines = (run / RUN_METRICS).read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
@@ -71,15 +71,15 @@ def assert_same(run: Path, whole: Path) -> None:
     parts = {name.split(".")[0] for name in load_file(checkpoints(whole)[-1])}
     assert parts == {"network", "averaged", "optimiser"}
     assert difference(checkpoints(run)[-1], checkpoints(whole)[-1]) == 0
-    assert difference(run / WEIGHTS, whole / WEIGHTS) == 0
+    assert difference(run / RUN_WEIGHTS, whole / RUN_WEIGHTS) == 0
     assert rows(run) == rows(whole)
-    assert (run / MODEL).is_file()
+    assert (run / RUN_MODEL).is_file()
 
 
 def assert_whole_files(run: Path) -> None:
     """Look for anything that is not whole: temporary files, or checkpoints that do not load."""
     assert not list(run.rglob("*.tmp"))
-    for path in [*checkpoints(run), *run.glob(WEIGHTS)]:
+    for path in [*checkpoints(run), *run.glob(RUN_WEIGHTS)]:
         assert load_file(path)
 
 
@@ -126,7 +126,7 @@ def test_a_kill_before_any_file_gets_its_name_is_survived(
         patch.setattr(Path, "replace", lambda path, target: snapshots(path, target))
         train(recipe, whole, device="cpu")
     names = {path.name.split(" before ")[1] for path in folder.iterdir()}
-    assert names >= {METRICS, WEIGHTS, MODEL, checkpoints(whole)[-1].name}
+    assert names >= {RUN_METRICS, RUN_WEIGHTS, RUN_MODEL, checkpoints(whole)[-1].name}
     for run in sorted(folder.iterdir()):
         train(recipe, run, device="cpu", resume=(run / "recipe.yaml").exists())
         try:
@@ -189,13 +189,13 @@ def test_a_full_disk_ends_in_one_line_and_is_resumed(
         assert_full_disk_was_said(error, run)
         seen.add(error.splitlines()[-1].split(":")[1].rpartition("/")[2].split("-")[0])
         assert_whole_files(run)
-        assert not (run / MODEL).exists()
+        assert not (run / RUN_MODEL).exists()
         monkeypatch.setattr("speechseq.files.open", plenty)
         begun = (run / "recipe.yaml").exists()
         again = ["train", "--resume", str(run), "--device", "cpu"] if begun else command(path, run)
         assert main(again) == 0
         assert_same(run, whole)
-    assert seen >= {"vocabulary.json", "step", MODEL}
+    assert seen >= {"vocabulary.json", "step", RUN_MODEL}
 
 
 def test_a_disk_that_is_full_only_when_flushed_leaves_the_earlier_checkpoint(
@@ -233,7 +233,7 @@ def test_a_disk_too_full_for_metrics_ends_in_one_line_and_is_resumed(
 
     def half_a_row(path: Path, mode: str = "r", *rest: object, **more: object) -> object:
         file = opened(path, mode, *rest, **more)  # type: ignore[call-overload]
-        if path.name == METRICS and mode == "a" and len(rows(run)) == 2:
+        if path.name == RUN_METRICS and mode == "a" and len(rows(run)) == 2:
             file.write('{"epoch": 3, "st')
             file.close()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -242,7 +242,7 @@ def test_a_disk_too_full_for_metrics_ends_in_one_line_and_is_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", half_a_row)
         assert main(command(write_recipe(), run)) == 1
-    assert (run / METRICS).read_text().endswith('"st')  # torn, as a full disk tears it
+    assert (run / RUN_METRICS).read_text().endswith('"st')  # torn, as a full disk tears it
     train(recipe, run, device="cpu", resume=True)
     assert_same(run, whole)
     assert_full_disk_was_said(capsys.readouterr().err, run)
@@ -276,7 +276,7 @@ def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
 def wait_for_epochs(process: subprocess.Popen[bytes], run: Path, epochs: int) -> None:
     """Wait until a training has so many epochs behind it."""
     end = time.monotonic() + WAIT_SECONDS
-    while not (run / METRICS).exists() or (run / METRICS).read_text().count("\n") < epochs:
+    while not (run / RUN_METRICS).exists() or (run / RUN_METRICS).read_text().count("\n") < epochs:
         assert process.poll() is None, "it ended before it was stopped"
         assert time.monotonic() < end, "it takes too long"
         time.sleep(0.005)
@@ -303,7 +303,7 @@ def test_a_stopped_process_resumes_to_the_bit(
     finally:
         process.kill()
     assert len(rows_of_whole_lines(run)) < 40 and checkpoints(run)
-    assert not (run / MODEL).exists()
+    assert not (run / RUN_MODEL).exists()
     if number != signal.SIGKILL:
         assert "stopped at step" in log.read_text()
         assert log.read_text().endswith("speechseq: interrupted\n")
@@ -313,4 +313,4 @@ def test_a_stopped_process_resumes_to_the_bit(
 
 
 def rows_of_whole_lines(run: Path) -> list[str]:
-    return (run / METRICS).read_text().split("\n")[:-1]
+    return (run / RUN_METRICS).read_text().split("\n")[:-1]

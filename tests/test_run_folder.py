@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from speechseq.errors import ModelError
+from speechseq.model_file import RUN_RECIPE
 from speechseq.recipe_file import read_recipe
 from speechseq.training.loop import train
-from speechseq.training.run_folder import RECIPE, alone
+from speechseq.training.run_folder import alone
 
 
 @pytest.fixture
@@ -21,9 +22,9 @@ def copy(run: Path, tmp_path: Path) -> Path:
 
 
 def edit(run: Path, section: str, **values: object) -> None:
-    tree = yaml.safe_load((run / RECIPE).read_text())
+    tree = yaml.safe_load((run / RUN_RECIPE).read_text())
     tree[section] |= values
-    (run / RECIPE).write_text(yaml.safe_dump(tree))
+    (run / RUN_RECIPE).write_text(yaml.safe_dump(tree))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def edit(run: Path, section: str, **values: object) -> None:
 def test_a_recipe_edited_meanwhile_is_named(
     copy: Path, fails, section: str, name: str, value: object
 ) -> None:
-    before = getattr(getattr(read_recipe(copy / RECIPE), section), name)
+    before = getattr(getattr(read_recipe(copy / RUN_RECIPE), section), name)
     before = list(before) if isinstance(before, tuple) else before
     edit(copy, section, **{name: value})
     said = fails(1, "train", "--resume", copy)
@@ -69,9 +70,9 @@ def test_a_recipe_of_ones_own_is_no_run_and_is_not_written_over(
 ) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
-    shutil.copy(digit_recipe, mine / RECIPE)
-    said = fails(1, "train", mine / RECIPE, "-o", mine)
+    shutil.copy(digit_recipe, mine / RUN_RECIPE)
+    said = fails(1, "train", mine / RUN_RECIPE, "-o", mine)
     assert "mine: holds a recipe that is no run's; name another folder" in said
-    assert (mine / RECIPE).read_text() == digit_recipe.read_text()
+    assert (mine / RUN_RECIPE).read_text() == digit_recipe.read_text()
     assert "not a run folder" in fails(1, "train", "--resume", mine)
     assert "holds no run" in fails(1, "runs", tmp_path)

@@ -16,9 +16,10 @@ from speechseq.outputs import WRITERS
 from speechseq.recipe import Recipe
 from speechseq.recipe_checks import CHOICES
 from speechseq.tokens import KINDS
-from speechseq.training.encoder import CELLS, HEADS
+from speechseq.training.encoder import CELLS
 from speechseq.training.features import FEATURES
 from speechseq.training.front_ends import FRONT_ENDS
+from speechseq.training.heads import HEADS
 
 CODE_TABLES = {
     "features.kind": FEATURES,

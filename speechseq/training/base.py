@@ -13,12 +13,12 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from speechseq.errors import ModelError
-from speechseq.model_file import RUN_WEIGHTS, read_model
+from speechseq.model_file import AUXILIARY, RUN_WEIGHTS, read_model
 from speechseq.recipe import Recipe
 from speechseq.recipe_checks import recipe_from_dict
 from speechseq.tokens import Vocabulary
 from speechseq.training.eight_bits import in_full
-from speechseq.training.encoder import AUXILIARY, SpeechNetwork, load_network
+from speechseq.training.encoder import SpeechNetwork, load_network
 from speechseq.training.graph import build_graph
 from speechseq.training.run_folder import read_run
 

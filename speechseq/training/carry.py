@@ -13,16 +13,16 @@ import numpy as np
 from onnx import TensorProto
 
 from speechseq.model_file import END_FRAME, FIRST_FRAME, NEXT_STATES, STATES
-from speechseq.training.encoder import CTCHead, RecurrentLayer, SpeechNetwork
+from speechseq.training.encoder import RecurrentLayer, SpeechNetwork
 from speechseq.training.nodes import Graph
 
 
 def carries_state(network: SpeechNetwork) -> bool:
     """Tell whether a stream's frames can go through a network one after the other."""
     return (
-        isinstance(network.head, CTCHead)
+        network.head.frame_by_frame
+        and network.features.base.frame_by_frame
         and network.features.cmvn.kind != "utterance"
-        and network.features.settings.kind != "pcen"  # its past would have to go on, too
         and all(cast(RecurrentLayer, x).backward_cell is None for x in network.encoder.layers)
     )
 

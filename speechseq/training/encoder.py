@@ -18,10 +18,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from speechseq.errors import ModelError, choose
+from speechseq.model_file import AUXILIARY
 from speechseq.recipe import ModelSettings, Recipe
 from speechseq.recognition import Network
 from speechseq.training.features import Features, within
 from speechseq.training.front_ends import FRONT_ENDS
+from speechseq.training.heads import HEADS, even_shares
 
 
 class _Reverse(torch.autograd.Function):
@@ -122,88 +124,6 @@ class Encoder(nn.Module):
         return states[1:], inputs, lengths
 
 
-class Output(nn.Module):
-    """The textbook's y_t = g(W h_t + V x_t + c) with g the log-softmax; V only with `skip_input`.
-
-    Source: Goodfellow et al., Deep Learning, section 10.2, with the optional skip from the input.
-    """
-
-    def __init__(self, encoder: Encoder, tokens: int, settings: ModelSettings):
-        super().__init__()
-        self.state = nn.Linear(encoder.dims * settings.attention_heads, tokens)
-        self.input = (
-            nn.Linear(encoder.input_dims, tokens, bias=False) if settings.skip_input else None
-        )
-
-    def forward(self, states: Tensor, inputs: Tensor) -> Tensor:
-        scores = self.state(states)
-        if self.input is not None:
-            scores = scores + self.input(inputs)
-        return cast(Tensor, scores).log_softmax(dim=-1)
-
-
-class CTCHead(nn.Module):
-    """Log-probabilities of every token at every frame: (batch, frames, tokens) + lengths."""
-
-    def __init__(self, encoder: Encoder, tokens: int, settings: ModelSettings):
-        super().__init__()
-        self.output = Output(encoder, tokens, settings)
-
-    def forward(self, states: Tensor, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        return self.output(states, inputs), lengths
-
-
-class ClassifyHead(nn.Module):
-    """Log-probabilities of the classes of a whole utterance: (batch, 1, classes) + lengths of 1.
-
-    `pooling`: `last` is the classic classifier's last state (of the backward direction: the one
-    at the first frame), `mean` the mean over the utterance's frames, `attention` a learned
-    weighting of them, or several, side by side.
-
-    Source: Lin et al. 2017, A Structured Self-attentive Sentence Embedding (attention).
-    """
-
-    def __init__(self, encoder: Encoder, tokens: int, settings: ModelSettings):
-        super().__init__()
-        self.pooling = settings.pooling
-        both = settings.bidirectional and not settings.projection
-        self.forward_dims = encoder.dims // 2 if both else encoder.dims
-        heads = settings.attention_heads
-        self.attention = nn.Linear(encoder.dims, heads) if settings.pooling == "attention" else None
-        self.output = Output(encoder, tokens, settings)
-
-    def weights(self, states: Tensor, lengths: Tensor) -> Tensor:
-        """Return each frame's share (batch, frames, heads) in a mean over the utterance."""
-        if self.attention is None:
-            return even_shares(states, lengths)
-        outside = ~within(lengths, states.shape[1])
-        scores = self.attention(states).masked_fill(outside.unsqueeze(2), float("-inf"))
-        return cast(Tensor, scores).softmax(dim=1)
-
-    def forward(self, states: Tensor, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        if self.pooling == "last":
-            state, entry = self._last(states, lengths), _at_last(inputs, lengths)
-        else:
-            weights = self.weights(states, lengths).transpose(1, 2)
-            state = (weights @ states).flatten(1)
-            entry = (weights @ inputs).mean(1)
-        return self.output(state, entry).unsqueeze(1), torch.ones_like(lengths)
-
-    def _last(self, states: Tensor, lengths: Tensor) -> Tensor:
-        last = _at_last(states, lengths)
-        return torch.cat([last[:, : self.forward_dims], states[:, 0, self.forward_dims :]], dim=1)
-
-
-def even_shares(states: Tensor, lengths: Tensor) -> Tensor:
-    """Return the shares (batch, frames, 1) of a plain mean over each utterance's own frames."""
-    return (within(lengths, states.shape[1]).to(states) / lengths.unsqueeze(1)).unsqueeze(2)
-
-
-def _at_last(frames: Tensor, lengths: Tensor) -> Tensor:
-    rows = torch.arange(len(lengths), device=lengths.device)
-    return frames[rows, lengths - 1]
-
-
 class Learnt(NamedTuple):
     """What a loss is taken of: the head's answer, and what only training asks for.
 
@@ -234,7 +154,7 @@ class SpeechNetwork(nn.Module):
         self.features = Features(recipe.features)
         self.encoder = Encoder(self.features.dims, recipe.model)
         self.head = choose(HEADS, recipe.model.head, "model.head")(
-            self.encoder, scores, recipe.model
+            self.encoder.dims, self.encoder.input_dims, scores, recipe.model
         )
         self.auxiliary = nn.Linear(self.encoder.dims, scores) if recipe.training.auxiliary else None
 
@@ -333,11 +253,5 @@ def torch_network(network: SpeechNetwork, device: torch.device) -> Network:
     return run
 
 
-AUXILIARY = "auxiliary."
-"""Prefix of the weights that no model file holds."""
-
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 """Recurrent cells by name."""
-
-HEADS: dict[str, Any] = {"ctc": CTCHead, "classify": ClassifyHead}
-"""What stands behind the recurrent layers, by name."""

@@ -26,7 +26,7 @@ from speechseq.errors import GateFailed, UsageError
 from speechseq.evaluation import evaluate
 from speechseq.files import atomic_write
 from speechseq.manifest import Utterance, read_utterance
-from speechseq.model_file import metadata, open_model
+from speechseq.model_file import RUN_WEIGHTS, metadata, open_model
 from speechseq.padding import pad
 from speechseq.recipe import Recipe
 from speechseq.recogniser import Recogniser, from_model_file, load
@@ -34,7 +34,7 @@ from speechseq.tokens import Vocabulary
 from speechseq.training.eight_bits import in_eight_bits
 from speechseq.training.encoder import SpeechNetwork, load_network, parameters, torch_network
 from speechseq.training.graph import build_graph
-from speechseq.training.run_folder import WEIGHTS, read_run
+from speechseq.training.run_folder import read_run
 
 Note = Callable[[str], None]
 
@@ -231,7 +231,7 @@ def export(
         GateFailed: parity fails, or int8 loses too much accuracy; nothing is written.
     """
     recipe, vocabulary = read_run(run)
-    network = load_network(run / WEIGHTS, recipe, vocabulary.told_as)
+    network = load_network(run / RUN_WEIGHTS, recipe, vocabulary.told_as)
     if not int8:
         return export_run(
             network, recipe, vocabulary, path, utterances=utterances, note=note, card=card

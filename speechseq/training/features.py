@@ -38,6 +38,9 @@ class LogMel(nn.Module):
         UsageError: so many mels that some filters lie between two Fourier bins.
     """
 
+    frame_by_frame = True
+    """Whether a frame's features need no other frame's: in a stream, a past would have to go on."""
+
     def __init__(self, settings: FeatureSettings):
         super().__init__()
         self.settings = settings
@@ -102,6 +105,7 @@ class MFCC(nn.Module):
     Source: Davis and Mermelstein 1980.
     """
 
+    frame_by_frame = True
     dct: Tensor
 
     def __init__(self, settings: FeatureSettings):
@@ -138,6 +142,8 @@ class PCEN(nn.Module):
     Source: Wang et al. 2017, Trainable frontend for robust and far-field keyword spotting;
     constants: Lostanlen et al. 2019, Per-channel energy normalization: why and how.
     """
+
+    frame_by_frame = False
 
     def __init__(self, settings: FeatureSettings):
         super().__init__()

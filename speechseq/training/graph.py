@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from speechseq.recipe import DELTA_WINDOW, FeatureSettings
 from speechseq.training.carry import Carry, carries_state
-from speechseq.training.encoder import CTCHead, Output, RecurrentLayer, SpeechNetwork
+from speechseq.training.encoder import RecurrentLayer, SpeechNetwork
 from speechseq.training.features import LEAST_DEVIATION, LogMel, delta_kernel
 from speechseq.training.nodes import Graph
 
@@ -42,7 +42,7 @@ def build_graph(network: SpeechNetwork) -> onnx.ModelProto:
         inputs, lengths = carry.stretch(inputs, lengths)
     states = _recurrent(graph, network, inputs, lengths, carry)
     graph.prefix = "head"
-    log_probs, lengths = _head(graph, network, states, inputs, lengths)
+    log_probs, lengths = network.head.write(graph, states, inputs, lengths)
     log_probs = _told(graph, network, log_probs)
     shape = "batch", "frames", network.tokens
     graph.output(log_probs, "log_probs", TensorProto.FLOAT, shape)
@@ -200,34 +200,6 @@ def _gates(cell: nn.RNNBase, name: str, order: Sequence[int]) -> Tensor:
     return torch.cat([gates[gate] for gate in order])
 
 
-def _head(
-    graph: Graph, network: SpeechNetwork, states: str, inputs: str, lengths: str
-) -> tuple[str, str]:
-    head = network.head
-    if isinstance(head, CTCHead):
-        return _output(graph, head.output, states, inputs), lengths
-    if head.pooling == "last":
-        position = graph.add("Sub", lengths, graph.constant(1))
-        inputs, last = _at(graph, inputs, position), _at(graph, states, position)
-        first = _at(graph, states, graph.add("Sub", lengths, lengths))
-        states = _halves(graph, last, first, head.forward_dims, network.encoder.dims)
-    else:
-        weights = _pooling(graph, network, states, lengths)
-        states = graph.add("MatMul", weights, states)
-        states = graph.add("Reshape", states, graph.constant([0, 1, -1]))
-        inputs = graph.add("MatMul", weights, inputs)
-        inputs = graph.add("ReduceMean", inputs, axes=[1], keepdims=1)
-    one = graph.add("Div", lengths, lengths)
-    return _output(graph, head.output, states, inputs), one
-
-
-def _output(graph: Graph, output: Output, states: str, inputs: str) -> str:
-    scores = graph.linear(output.state, states)
-    if output.input is not None:
-        scores = graph.add("Add", scores, graph.linear(output.input, inputs))
-    return graph.add("LogSoftmax", scores, axis=-1)
-
-
 def _told(graph: Graph, network: SpeechNetwork, log_probs: str) -> str:
     """Add up the probabilities of scores that are told as one token, as `told`."""
     tokens, scores, place = network.tokens, len(network.told_as), network.told_as[-1]
@@ -241,37 +213,6 @@ def _told(graph: Graph, network: SpeechNetwork, log_probs: str) -> str:
     together = graph.add("Concat", part(place, place + 1), part(tokens, scores), axis=2)
     together = graph.add("ReduceLogSumExp", together, axes=[2], keepdims=1)
     return graph.add("Concat", part(0, place), together, part(place + 1, tokens), axis=2)
-
-
-def _at(graph: Graph, frames: str, position: str) -> str:
-    """Return each utterance's frame (batch, 1, dims) at its own position (batch,)."""
-    index = graph.add("Unsqueeze", position, graph.constant([1]))
-    frame = graph.add("GatherND", frames, index, batch_dims=1)
-    return graph.add("Unsqueeze", frame, graph.constant([1]))
-
-
-def _halves(graph: Graph, last: str, first: str, middle: int, dims: int) -> str:
-    """Join the forward half of the last state with the backward half of the first."""
-    if middle == dims:
-        return last
-    axis = graph.constant([2])
-    forward = graph.add("Slice", last, graph.constant([0]), graph.constant([middle]), axis)
-    backward = graph.add("Slice", first, graph.constant([middle]), graph.constant([dims]), axis)
-    return graph.add("Concat", forward, backward, axis=2)
-
-
-def _pooling(graph: Graph, network: SpeechNetwork, states: str, lengths: str) -> str:
-    """Return pooling weights (batch, heads, frames), as `ClassifyHead.weights`."""
-    inside = graph.within(lengths, graph.size(states, 1))
-    inside = graph.add("Unsqueeze", inside, graph.constant([2]))
-    if network.head.attention is not None:
-        scores = graph.linear(network.head.attention, states)
-        scores = graph.add("Where", inside, scores, graph.constant(-1e30))
-        weights = graph.add("Softmax", scores, axis=1)
-    else:
-        count = graph.add("Unsqueeze", graph.add("Cast", lengths, to=1), graph.constant([1, 2]))
-        weights = graph.add("Div", graph.add("Cast", inside, to=1), count)
-    return graph.add("Transpose", weights, perm=[0, 2, 1])
 
 
 ONNX_CELLS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {

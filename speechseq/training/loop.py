@@ -20,6 +20,7 @@ from speechseq.corpora import CORPORA
 from speechseq.corpora.shards import CORPUS as SHARDS
 from speechseq.errors import DataError, ModelError, SpeechseqError
 from speechseq.manifest import shared_audio
+from speechseq.model_file import RUN_MODEL, RUN_WEIGHTS
 from speechseq.recipe import Recipe
 from speechseq.splits import training_splits
 from speechseq.tokens import Vocabulary
@@ -44,8 +45,6 @@ from speechseq.training.preflight import (
     vocabulary_of,
 )
 from speechseq.training.run_folder import (
-    MODEL,
-    WEIGHTS,
     alone,
     begin_run,
     begun_with,
@@ -104,10 +103,10 @@ def train(
         run_epochs(training, show)
     recipe, vocabulary = training.recipe, training.vocabulary
     if not world.writes:
-        return run / MODEL
-    best = load_network(run / WEIGHTS, recipe, vocabulary.told_as)
+        return run / RUN_MODEL
+    best = load_network(run / RUN_WEIGHTS, recipe, vocabulary.told_as)
     clips = [u for u in training.validation.utterances if u.audio_filepath]
-    return export_run(best, recipe, vocabulary, run / MODEL, utterances=clips, note=note)
+    return export_run(best, recipe, vocabulary, run / RUN_MODEL, utterances=clips, note=note)
 
 
 def run_epochs(training: Training, show: Show) -> None:

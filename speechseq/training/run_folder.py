@@ -22,8 +22,6 @@ from speechseq.files import atomic_write, cache_folder, writing
 from speechseq.manifest import MANIFEST
 from speechseq.model_file import (
     RUN_DATA,
-    RUN_METRICS,
-    RUN_MODEL,
     RUN_RECIPE,
     RUN_VOCABULARY,
     RUN_WEIGHTS,
@@ -35,11 +33,7 @@ from speechseq.recogniser import Recogniser
 from speechseq.tokens import Vocabulary
 from speechseq.training.encoder import choose_device, load_network, torch_network
 
-RECIPE = RUN_RECIPE
-VOCABULARY = RUN_VOCABULARY
 VERSIONS = "versions.json"
-WEIGHTS = RUN_WEIGHTS
-METRICS = RUN_METRICS
 BAD_BATCH = "bad_batch.jsonl"
 
 _SETTINGS = "settings"
@@ -58,7 +52,6 @@ MAY_CHANGE = (
 )
 """What of a run's recipe may be another when it is resumed: places, and what no weight follows
 from. Whether the data are the same is seen by themselves."""
-MODEL = RUN_MODEL
 
 
 def begin_run(
@@ -78,10 +71,10 @@ def begin_run(
         "numpy": np.__version__,
     }
     for name, text in (
-        (VOCABULARY, json.dumps(vocabulary.to_dict(), ensure_ascii=False)),
+        (RUN_VOCABULARY, json.dumps(vocabulary.to_dict(), ensure_ascii=False)),
         (VERSIONS, json.dumps(versions)),
         (RUN_DATA, json.dumps({**sizes, _SETTINGS: recipe.to_dict()})),
-        (RECIPE, yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)),
+        (RUN_RECIPE, yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)),
     ):
         with atomic_write(run / name) as file:
             file.write(text.encode())
@@ -122,7 +115,7 @@ def refuse_other_settings(run: Path, recipe: Recipe) -> None:
         section = key.partition(".")[0]
         if before.get(key, value) != value and not {key, section} & {*MAY_CHANGE}:
             raise ModelError(
-                f"{run / RECIPE}: {key} is {value}, and was {before[key]} when the run began; "
+                f"{run / RUN_RECIPE}: {key} is {value}, and was {before[key]} when the run began; "
                 f"set it back, or train into another folder"
             )
 
@@ -138,7 +131,7 @@ def _flat(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def holds_run(run: Path) -> bool:
     """Tell whether a run was begun in a folder: `init` writes a recipe, too, but no vocabulary."""
-    return (run / RECIPE).exists() and (run / VOCABULARY).exists()
+    return (run / RUN_RECIPE).exists() and (run / RUN_VOCABULARY).exists()
 
 
 def begun_with(run: Path, recipe: Recipe) -> bool:
@@ -213,7 +206,7 @@ def refuse_run(run: Path) -> None:
     """Raise a ModelError where a run is already, or a recipe that one would write over."""
     if holds_run(run):
         raise ModelError(f"{run}: holds a run already; name another with -o, or --resume it")
-    if (run / RECIPE).exists():
+    if (run / RUN_RECIPE).exists():
         raise ModelError(f"{run}: holds a recipe that is no run's; name another folder with -o")
 
 
@@ -224,9 +217,9 @@ def read_run(run: Path) -> tuple[Recipe, Vocabulary]:
         ModelError: it is not a run folder, or damaged.
     """
     try:
-        tree = yaml.safe_load((run / RECIPE).read_text(encoding="utf-8"))
-        tokens = json.loads((run / VOCABULARY).read_text(encoding="utf-8"))
-        recipe = recipe_from_dict(tree, str(run / RECIPE))
+        tree = yaml.safe_load((run / RUN_RECIPE).read_text(encoding="utf-8"))
+        tokens = json.loads((run / RUN_VOCABULARY).read_text(encoding="utf-8"))
+        recipe = recipe_from_dict(tree, str(run / RUN_RECIPE))
         return recipe, Vocabulary.from_dict(tokens)
     except OSError as error:
         raise ModelError(f"{run}: not a run folder ({error.strerror}); train into it") from None
@@ -242,5 +235,5 @@ def load_run(run: Path, device: str = "auto") -> Recogniser:
     """
     where = choose_device(device)
     recipe, vocabulary = read_run(run)
-    network = load_network(run / WEIGHTS, recipe, vocabulary.told_as)
+    network = load_network(run / RUN_WEIGHTS, recipe, vocabulary.told_as)
     return Recogniser(torch_network(network, where), vocabulary, recipe)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from speechseq.errors import DataError
 from speechseq.files import remove_leftovers
 from speechseq.manifest import write_manifest
+from speechseq.model_file import RUN_WEIGHTS
 from speechseq.recipe import Recipe
 from speechseq.tokens import Vocabulary
 from speechseq.training.checkpoint import (
@@ -31,7 +32,7 @@ from speechseq.training.encoder import SpeechNetwork
 from speechseq.training.loss import Sums, weight_of
 from speechseq.training.objective import Objective, from_features
 from speechseq.training.preflight import Split
-from speechseq.training.run_folder import BAD_BATCH, WEIGHTS
+from speechseq.training.run_folder import BAD_BATCH
 from speechseq.training.validation import Validation, validate
 
 Note = Callable[[str], None]
@@ -255,7 +256,7 @@ class Training:
             self.progress.best_score, self.progress.stale = score, 0
             wanted = True
         if wanted and self.world.writes:
-            write_tensors(self.run / WEIGHTS, self.averaged.state_dict(), {})
+            write_tensors(self.run / RUN_WEIGHTS, self.averaged.state_dict(), {})
 
     def _warn_of_blanks(self, validated: Validation) -> None:
         """Say so where the network still spells nothing when it should have begun to."""

@@ -13,7 +13,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from speechseq.files import atomic_write, writing
-from speechseq.training.run_folder import METRICS
+from speechseq.model_file import RUN_METRICS
 from speechseq.training.step import Training
 
 EXAMPLES = 5
@@ -48,7 +48,7 @@ def metrics_of(training: Training) -> Iterator[Write]:
     if not training.world.writes:
         yield lambda row: None
         return
-    path = training.run / METRICS
+    path = training.run / RUN_METRICS
     rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     kept = [row for row in rows if _epoch_of(row) <= training.progress.epoch]
     with atomic_write(path) as file:
