@@ -24,6 +24,7 @@ from conftest import Fails
 from served import CLIP, PATH, RATE, encoded, live, recogniser, saying, stoppable
 
 from speechseq.cli import serve as command
+from speechseq.cli.serving import SERVER_PACKAGES
 from speechseq.cli.terminal import by_name
 from speechseq.errors import ModelError, SpeechseqError
 from speechseq.recogniser import load
@@ -405,7 +406,7 @@ def test_what_is_wrong_is_said_before_anything_is_opened(refuses: Fails) -> None
     assert "--port 70000: 0 to 65535 goes here" in refuses(2, "--port", 70000)
 
 
-@pytest.mark.parametrize("package", command.PACKAGES)
+@pytest.mark.parametrize("package", SERVER_PACKAGES)
 def test_a_missing_package_is_one_line(
     refuses: Fails, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:

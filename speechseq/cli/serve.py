@@ -9,25 +9,23 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from speechseq.cli.terminal import (
-    add_decoder,
-    add_device,
-    by_name,
-    need_packages,
-    note,
-    open_recogniser,
+from speechseq.cli.serving import (
+    SERVER_PACKAGES,
+    add_bounds,
+    add_models,
+    in_brackets,
+    limits_of,
+    log_to_stderr,
+    open_recognisers,
 )
+from speechseq.cli.terminal import by_name, need_packages, note
 from speechseq.errors import ModelError, UsageError
 from speechseq.server.hosts import is_loopback
-from speechseq.server.limits import Limits, flag
-
-if TYPE_CHECKING:
-    from speechseq.recogniser import Recogniser
+from speechseq.server.limits import Limits
 
 HELP = "serve recognition: a page for browsers, HTTP and WebSocket"
-PACKAGES = ("starlette", "uvicorn", "websockets", "prometheus_client")
+LIMITS = {limit.name: limit.metadata["meaning"] for limit in fields(Limits)}
 MOST_PORT = 65535
 SWITCH_SECONDS = 0.0005
 """How long the decoding thread may keep the interpreter's lock from the event loop: a tenth of
@@ -37,40 +35,24 @@ TOKEN_VARIABLE = "SPEECHSEQ_TOKEN"  # noqa: S105 (its name, not a token)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-m",
-        "--model",
-        action="append",
-        help="bundled name, model file or run; may be repeated (default: digits)",
-    )
+    add_models(parser)
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0: a free one")
     parser.add_argument(
         "--token-file", type=Path, metavar="FILE", help=f"holds the token (or ${TOKEN_VARIABLE})"
     )
-    add_decoder(parser)
-    add_device(parser)
-    bounds = parser.add_argument_group("limits")
-    for limit in fields(Limits):
-        bounds.add_argument(
-            f"--{flag(limit.name)}",
-            type=type(limit.default),
-            default=limit.default,
-            metavar="N",
-            help=f"{limit.metadata['meaning']} (default: {limit.default:g})",
-        )
+    add_bounds(parser, LIMITS)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    limits = Limits(**{limit.name: getattr(arguments, limit.name) for limit in fields(Limits)})
+    limits = limits_of(arguments, LIMITS)
     token = _token(arguments.token_file)
     if not 0 <= arguments.port <= MOST_PORT:
         raise UsageError(f"--port {arguments.port}: 0 to {MOST_PORT} goes here")
     _check_host(arguments.host, token)
-    need_packages("serve", PACKAGES)
+    need_packages("serve", SERVER_PACKAGES)
     recognisers = open_recognisers(arguments)
     import asyncio
-    import logging
     import signal
 
     from speechseq.server.app import build_app
@@ -78,28 +60,16 @@ def run(arguments: argparse.Namespace) -> None:
     from speechseq.server.service import warm
 
     warm(recognisers)
-    logging.basicConfig(
-        format="speechseq: %(message)s", level=logging.DEBUG if arguments.debug else logging.ERROR
-    )
+    log_to_stderr(debug=arguments.debug)
     files = _model_files(arguments.model)
     app = build_app(recognisers, limits, token=token, model_files=files)
     server = build_server(app, limits)
     listener = listen(arguments.host, arguments.port)
     sys.setswitchinterval(SWITCH_SECONDS)
     signal.signal(signal.SIGTERM, _stop)  # uvicorn raises it anew when all that ran is finished
-    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-    note(f"serving {', '.join(recognisers)} at http://{host}:{listener.getsockname()[1]}")
+    where = f"{in_brackets(arguments.host)}:{listener.getsockname()[1]}"
+    note(f"serving {', '.join(recognisers)} at http://{where}")
     asyncio.run(serve(server, listener, limits))
-
-
-def open_recognisers(arguments: argparse.Namespace) -> dict[str, Recogniser]:
-    """Open each model under its name."""
-    return {
-        name: open_recogniser(
-            model, arguments.device, arguments.decoder, arguments.least_confidence
-        )
-        for name, model in by_name(arguments.model).items()
-    }
 
 
 def _model_files(models: Sequence[str] | None) -> dict[str, Path]:

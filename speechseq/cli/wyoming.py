@@ -6,16 +6,23 @@ import argparse
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from speechseq.cli import serve as http
-from speechseq.cli.terminal import add_decoder, add_device, need_packages, note
+from speechseq.cli.serving import (
+    SERVER_PACKAGES,
+    add_bounds,
+    add_models,
+    in_brackets,
+    limits_of,
+    log_to_stderr,
+    open_recognisers,
+)
+from speechseq.cli.terminal import need_packages, note
 from speechseq.errors import ModelError, UsageError
 from speechseq.server.hosts import is_loopback
-from speechseq.server.limits import Limits, flag
 
 if TYPE_CHECKING:
     import socket
@@ -23,7 +30,7 @@ if TYPE_CHECKING:
     from speechseq.server.wyoming import Endpoint, Offer
 
 HELP = "serve recognition over the Wyoming protocol, for Home Assistant"
-PACKAGES = (*http.PACKAGES, "wyoming")
+PACKAGES = (*SERVER_PACKAGES, "wyoming")
 DEFAULT_URI = "tcp://127.0.0.1:10300"
 LIMITS = {
     "streams": "utterances at once",
@@ -52,12 +59,7 @@ class Address:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add(
-        "-m",
-        "--model",
-        action="append",
-        help="bundled name, model file or run; may be repeated (default: digits)",
-    )
+    add_models(parser)
     add(
         "--language",
         action="append",
@@ -74,28 +76,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let other machines in, all that reach it: the protocol knows no password",
     )
-    add_decoder(parser)
-    add_device(parser)
-    bounds = parser.add_argument_group("limits")
-    defaults = {limit.name: limit.default for limit in fields(Limits)}
-    for name, meaning in LIMITS.items():
-        default = defaults[name]
-        bounds.add_argument(
-            f"--{flag(name)}",
-            type=type(default),
-            default=default,
-            metavar="N",
-            help=f"{meaning} (default: {default:g})",
-        )
+    add_bounds(parser, LIMITS)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    limits = Limits(**{name: getattr(arguments, name) for name in LIMITS})
+    limits = limits_of(arguments, LIMITS)
     address = _address(arguments.uri)
     _check_host(address, arguments.open)
     languages = _languages(arguments)
     need_packages("wyoming", PACKAGES)
-    recognisers = http.open_recognisers(arguments)
+    recognisers = open_recognisers(arguments)
     import asyncio
     import logging
 
@@ -103,9 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
     from speechseq.server.wyoming import Endpoint
 
     warm(recognisers)
-    logging.basicConfig(
-        format="speechseq: %(message)s", level=logging.DEBUG if arguments.debug else logging.ERROR
-    )
+    log_to_stderr(debug=arguments.debug)
     least = logging.DEBUG if arguments.debug else logging.WARNING
     logging.getLogger("speechseq").setLevel(least)
     offers = _offers(recognisers, arguments.model or [None], languages)
@@ -140,9 +128,8 @@ def _listener(address: Address) -> Iterator[tuple[socket.socket, str]]:
         with listening_at(address.path) as listener:
             yield listener, f"unix://{address.path}"
         return
-    host = f"[{address.host}]" if ":" in address.host else address.host
     with listen(address.host, address.port) as listener:
-        yield listener, f"tcp://{host}:{listener.getsockname()[1]}"
+        yield listener, f"tcp://{in_brackets(address.host)}:{listener.getsockname()[1]}"
 
 
 def _offers(
