@@ -224,6 +224,7 @@ def test_the_page_asks_for_a_token(browser: Browser) -> None:
             ("word", "Ready."),
         ):
             assert page.is_visible("#token")
+            page.wait_for_function("document.activeElement.id === 'token'")
             page.fill("#token", token)
             page.press("#token", "Enter")
             status(page, told)

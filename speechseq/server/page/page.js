@@ -23,7 +23,10 @@ async function enter() {
   try {
     offer = await (await ask("models.json")).json();
   } catch (error) {
-    if (error.status === UNAUTHORISED) part("door").hidden = false;
+    if (error.status === UNAUTHORISED) {
+      part("door").hidden = false;
+      part("token").select(); // a screen reader tells where it is, whatever the status line said
+    }
     return say(error.message, true);
   }
   const wasAsked = !part("door").hidden;

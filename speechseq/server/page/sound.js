@@ -1,10 +1,16 @@
 /** Files and the microphone, to mono samples at the rate that a model takes. */
 
+/** Larger files are not decoded: the browser would hold all of their samples. */
+const MOST_BYTES = 100e6;
+
 /** Return a file's samples (samples,) at a rate: mono, in [-1, 1].
  *
  * The browser's decoder resamples with a filter, which its audio nodes do not.
  */
 export async function readFile(file, rate) {
+  if (file.size > MOST_BYTES) {
+    throw new Error(`larger than ${MOST_BYTES / 1e6} MB; cut it, or use speechseq transcribe`);
+  }
   const context = new OfflineAudioContext(1, 1, rate);
   let bytes;
   try {
