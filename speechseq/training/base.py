@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from speechseq.tokens import Vocabulary
 from speechseq.training.eight_bits import in_full
 from speechseq.training.encoder import SpeechNetwork, load_network
 from speechseq.training.graph import build_graph
+from speechseq.training.notes import Note
 from speechseq.training.run_folder import read_run
 
 OWN = ("head", "pooling", "attention_heads", "skip_input")
@@ -59,9 +60,7 @@ def settings_of_base(recipe: Recipe) -> Recipe:
     return recipe_from_dict(together.to_dict(), f"{recipe.name}, on {name}")
 
 
-def start_from(
-    network: SpeechNetwork, recipe: Recipe, vocabulary: Vocabulary, note: Callable[[str], None]
-) -> None:
+def start_from(network: SpeechNetwork, recipe: Recipe, vocabulary: Vocabulary, note: Note) -> None:
     """Fill a network with the weights of `training.base`.
 
     The head's are taken where the tokens are the same or, if the base has at least half of them,

@@ -7,7 +7,7 @@ state (see `training.data`), so tensors and a few numbers are all there is.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from speechseq.errors import ModelError
 from speechseq.files import atomic_write
+from speechseq.training.notes import Note
 
 FOLDER = "checkpoints"
 PATTERN = "step-*.safetensors"
@@ -88,7 +89,7 @@ def load_newest(
     network: nn.Module,
     averaged: nn.Module,
     optimiser: torch.optim.Optimizer,
-    note: Callable[[str], None],
+    note: Note,
 ) -> Progress:
     """Fill network, averaged weights and optimiser from the newest readable checkpoint.
 

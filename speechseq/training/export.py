@@ -9,7 +9,7 @@ import datetime
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,8 @@ from speechseq.tokens import Vocabulary
 from speechseq.training.eight_bits import in_eight_bits
 from speechseq.training.encoder import SpeechNetwork, load_network, parameters, torch_network
 from speechseq.training.graph import build_graph
+from speechseq.training.notes import Note
 from speechseq.training.run_folder import read_run
-
-Note = Callable[[str], None]
 
 TOLERANCE = 1e-4
 """Largest difference of a log-probability that the parity gate lets through."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,7 @@ from speechseq.padding import pad
 from speechseq.recipe import FeatureSettings
 from speechseq.training.augment import change_speed
 from speechseq.training.features import LogMel
-
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many are done, and of how many."""
+from speechseq.training.notes import Show
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def cached_log_mels(
     speeds: Sequence[float] = (1.0,),
     *,
     ram_gigabytes: float,
-    progress: Progress | None = None,
+    progress: Show | None = None,
 ) -> LogMels:
     """Return the log-mels of every utterance at every speed, computed once and kept on disk.
 
@@ -122,7 +120,7 @@ def _build_cache(
     utterances: Sequence[Utterance],
     features: FeatureSettings,
     speeds: Sequence[float],
-    progress: Progress | None,
+    progress: Show | None,
 ) -> None:
     lengths = []
     try:

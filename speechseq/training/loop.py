@@ -31,6 +31,7 @@ from speechseq.training.distributed import World, from_environment, joined, rest
 from speechseq.training.encoder import SpeechNetwork, choose_device, load_network
 from speechseq.training.export import export_run
 from speechseq.training.noise import noise_log_mels
+from speechseq.training.notes import Note, Show
 from speechseq.training.objective import PRECISIONS, Objective, computed_in, from_features
 from speechseq.training.preflight import (
     Ready,
@@ -53,14 +54,12 @@ from speechseq.training.run_folder import (
     refuse_other_settings,
     refuse_run,
 )
-from speechseq.training.step import Note, Training
+from speechseq.training.step import Training
 from speechseq.training.stream import streamed
 from speechseq.training.watch import line_of, metrics_of
 
 CHECKPOINT_SECONDS = 600
 """A long epoch is checkpointed this often inside it, too."""
-
-Show = Callable[[str, int, int], None]
 
 
 def train(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,8 @@ from speechseq.tokens import NO_TEXT, UNKNOWN, Vocabulary
 from speechseq.training.augment import most_cut
 from speechseq.training.data import Batches
 from speechseq.training.encoder import SpeechNetwork, parameters
-from speechseq.training.feature_cache import LogMels, Progress, cached_log_mels
+from speechseq.training.feature_cache import LogMels, cached_log_mels
+from speechseq.training.notes import Note, Show
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def make_split(
     vocabulary: Vocabulary,
     utterances: Sequence[Utterance],
     speeds: Sequence[float],
-    show: Progress,
+    show: Show,
     *,
     told: bool = False,
 ) -> Split:
@@ -176,7 +177,7 @@ def make_split(
     return Split(utterances, log_mels, labels, references)
 
 
-def drop_infeasible(recipe: Recipe, split: Split, note: Callable[[str], None]) -> Split:
+def drop_infeasible(recipe: Recipe, split: Split, note: Note) -> Split:
     """Drop, and name, utterances that CTC cannot learn: too few frames, or no text."""
     keep = []
     shortest = split.log_mels.lengths.min(axis=1).tolist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from speechseq.files import atomic_write, refuse_existing, sha256
 from speechseq.manifest import Utterance, read_utterance
 from speechseq.sound_files import name_of
 from speechseq.tokens import KINDS
+from speechseq.training.notes import Note, Show
 
 MEGABYTES = 256
 """Size of a shard where nothing else is asked for: some hours of speech as flac."""
@@ -133,8 +134,8 @@ def write_shards(
     *,
     limit: Limit,
     seed: int = 0,
-    note: Callable[[str], None] = lambda text: None,
-    show: Callable[[str, int, int], None] = lambda what, done, of: None,
+    note: Note = lambda text: None,
+    show: Show = lambda what, done, of: None,
 ) -> tuple[Path, list[Shard]]:
     """Write utterances as shards and their index, which comes last; return both.
 
@@ -197,8 +198,8 @@ def _tar_writer(file: Any) -> Any:
 def _encoded(
     utterances: Sequence[Utterance],
     seed: int,
-    note: Callable[[str], None],
-    show: Callable[[str, int, int], None],
+    note: Note,
+    show: Show,
 ) -> Iterator[Encoded]:
     """Yield what can be read, in random order; a key is the utterance's place in the manifest."""
     order = np.random.default_rng(seed).permutation(len(utterances)).tolist()

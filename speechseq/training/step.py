@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,12 +30,11 @@ from speechseq.training.data import Batch, Batches, Share
 from speechseq.training.distributed import World
 from speechseq.training.encoder import SpeechNetwork
 from speechseq.training.loss import Sums, weight_of
+from speechseq.training.notes import Note
 from speechseq.training.objective import Objective, from_features
 from speechseq.training.preflight import Split
 from speechseq.training.run_folder import BAD_BATCH
 from speechseq.training.validation import Validation, validate
-
-Note = Callable[[str], None]
 
 
 @dataclass

@@ -29,8 +29,9 @@ from speechseq.tokens import BLANK_TOKEN, Vocabulary
 from speechseq.training.buffer import Buffer, Reader, joined_sizes
 from speechseq.training.data import Batch, Example, Share, TrainingData, collate
 from speechseq.training.distributed import World
-from speechseq.training.feature_cache import LogMels, Progress
+from speechseq.training.feature_cache import LogMels
 from speechseq.training.noise import noise_log_mels
+from speechseq.training.notes import Note, Show
 from speechseq.training.preflight import (
     Ready,
     counted,
@@ -77,7 +78,7 @@ class StreamData:
     recipe: Recipe
     ranks: int = 1
     gather: Callable[[Sequence[Any]], list[Any]] = list
-    note: Callable[[str], None] = lambda text: None
+    note: Note = lambda text: None
     _named: set[str] = field(default_factory=set)
 
     def steps(self, epochs: int) -> int:
@@ -248,8 +249,8 @@ def streamed(
     vocabulary: Vocabulary | None,
     world: World,
     *,
-    note: Callable[[str], None],
-    show: Progress,
+    note: Note,
+    show: Show,
 ) -> Ready:
     """Make ready to stream the training shards; a new run gets its vocabulary from their index.
 
