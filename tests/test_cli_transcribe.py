@@ -41,6 +41,8 @@ def test_a_folder_is_searched(call: Call, run: Path, clips: Path) -> None:
 
 def test_hidden_files_of_a_folder_are_left(call: Call, run: Path, clips: Path) -> None:
     (clips / "._a.wav").write_bytes(b"what macOS keeps beside a.wav")
+    (clips / ".AppleDouble").mkdir()
+    (clips / ".AppleDouble" / "a.wav").write_bytes(b"or in a folder")
     code, out, err = call("transcribe", clips, "-m", run)
     assert (code, err, len(out.splitlines())) == (0, "", 3)
 
@@ -131,6 +133,22 @@ def test_files_are_written_and_never_over_another(
     assert (tmp_path / "out" / "b.txt").read_text() == expected
     call(*words, "-f", "json")
     assert json.loads((tmp_path / "out" / "c.json").read_text())["duration"] == 0.4
+
+
+def test_what_was_stopped_is_gone_on_with(
+    call: Call, fails: Callable[..., str], run: Path, clips: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = ("transcribe", clips, "-m", run, "-o", out, "--skip-existing")
+    out.mkdir()
+    (out / "b.txt").write_text("mine")
+    code, text, err = call(*words)
+    assert (code, text, err) == (0, "", "1 of 3 are there already\n")
+    assert (out / "b.txt").read_text() == "mine"
+    assert {path.name for path in out.iterdir()} == {"a.txt", "b.txt", "c.txt"}
+    assert call(*words) == (0, "", "3 of 3 are there already\n")
+    assert "not allowed with argument --force" in fails(2, *words, "--force")
+    assert "name it with -o DIR" in fails(2, "transcribe", clips, "--skip-existing")
 
 
 def test_two_inputs_may_not_share_a_file(

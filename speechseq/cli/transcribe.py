@@ -6,12 +6,12 @@ import argparse
 import glob
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechseq.cli.many_files import STDIN, Opening, cores, source_of, transcribe_files
-from speechseq.cli.terminal import Bar, add_decoder, add_device
+from speechseq.cli.terminal import Bar, add_decoder, add_device, note
 from speechseq.errors import SomeInputsFailed, SpeechseqError, UsageError, choose
 
 if TYPE_CHECKING:
@@ -25,7 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", "--model", help="bundled name, model file or run (default: digits)")
     parser.add_argument("-f", "--format", default="txt", help="txt, json, srt, vtt (default: txt)")
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="write one file an input")
-    parser.add_argument("--force", action="store_true", help="write over files in DIR")
+    there = parser.add_mutually_exclusive_group()
+    there.add_argument("--force", action="store_true", help="write over files in DIR")
+    there.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave out inputs whose files are in DIR: go on where it was stopped",
+    )
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="processes for many files (default: one a core)"
     )
@@ -44,8 +50,14 @@ def run(arguments: argparse.Namespace) -> None:
     write = choose(WRITERS, arguments.format, "format")
     if arguments.jobs is not None and arguments.jobs < 1:
         raise UsageError(f"--jobs: {arguments.jobs} processes; give 1 or more")
+    if arguments.skip_existing and not arguments.output:
+        raise UsageError("--skip-existing: looks into a folder; name it with -o DIR")
     inputs = list(_find_inputs(arguments.inputs))
     targets = _targets(inputs, arguments)
+    if arguments.skip_existing:
+        inputs = _left(inputs, targets)
+    if not inputs:
+        return
     many = len(inputs) > 1
     if many and arguments.format in DOCUMENTS and not targets:
         raise UsageError(
@@ -181,7 +193,11 @@ def _files(name: str) -> list[str]:
     if not os.path.isdir(name):
         return [name]
     found = (path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
-    return sorted(str(path) for path in found if path.name[0] != "." and not path.is_dir())
+    return sorted(
+        str(path)
+        for path in found
+        if not any(part[0] == "." for part in path.relative_to(name).parts) and not path.is_dir()
+    )
 
 
 def _targets(inputs: Sequence[str], arguments: argparse.Namespace) -> dict[str, Path]:
@@ -198,8 +214,17 @@ def _targets(inputs: Sequence[str], arguments: argparse.Namespace) -> dict[str, 
                 f"{target}: both {owners[target]} and {name} would be written there; "
                 f"transcribe them into two folders"
             )
-        if target.exists() and not arguments.force:
-            raise UsageError(f"{target}: is there already; --force writes over it")
+        if target.exists() and not (arguments.force or arguments.skip_existing):
+            raise UsageError(
+                f"{target}: is there already; --force writes over it, --skip-existing leaves it out"
+            )
         owners[target] = name
         targets[name] = target
     return targets
+
+
+def _left(inputs: Sequence[str], targets: Mapping[str, Path]) -> list[str]:
+    """Return the inputs whose files are not there yet, and say how many are."""
+    left = [name for name in inputs if not targets[name].exists()]
+    note(f"{len(inputs) - len(left)} of {len(inputs)} are there already")
+    return left
