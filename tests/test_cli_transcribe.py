@@ -147,7 +147,7 @@ def test_what_was_stopped_is_gone_on_with(
     assert (out / "b.txt").read_text() == "mine"
     assert {path.name for path in out.iterdir()} == {"a.txt", "b.txt", "c.txt"}
     assert call(*words) == (0, "", "3 of 3 are there already\n")
-    assert "not allowed with argument --force" in fails(2, *words, "--force")
+    assert "--force: not allowed with argument --skip-existing" in fails(2, *words, "--force")
     assert "name it with -o DIR" in fails(2, "transcribe", clips, "--skip-existing")
 
 
