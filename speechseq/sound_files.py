@@ -103,8 +103,8 @@ def _seekable(source: Source, where: str) -> Iterator[str | os.PathLike[str] | B
 
 
 def _has_resource_fork(path: Path) -> bool:
-    forks = f"._{path.name}", os.path.join(".AppleDouble", path.name)
-    return any(os.path.exists(path.parent / fork) for fork in forks)  # a name may be too long
+    forks = path.with_name(f"._{path.name}"), path.parent / ".AppleDouble" / path.name
+    return any(os.path.lexists(fork) for fork in forks)  # a name that is too long is none
 
 
 class _Bytes(io.BytesIO):
