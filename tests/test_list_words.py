@@ -12,6 +12,7 @@ from layouts import make_layout
 
 from speechseq.corpora import CORPORA
 from speechseq.manifest import CORPORA_VARIABLE, Utterance
+from speechseq.recipe import Recipe
 from speechseq.tokens import Vocabulary
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -36,7 +37,11 @@ def hearing(text: str, frames: list[int]) -> SimpleNamespace:
     for frame, token in zip(frames, LETTERS.encode(text), strict=True):
         log_probs[0, frame, [0, token]] = -9, 0
     return SimpleNamespace(
-        rate=RATE, vocabulary=LETTERS, network=lambda *batch: (log_probs, np.array([FRAMES]))
+        rate=RATE,
+        vocabulary=LETTERS,
+        network=lambda *batch: (log_probs, np.array([FRAMES])),
+        frame_seconds=1 / FRAMES,
+        recipe=Recipe(),
     )
 
 

@@ -26,9 +26,8 @@ def run(arguments: argparse.Namespace) -> None:
     folder = arguments.output
     refuse_existing(arguments.force, folder)
     from speechseq.model_file import read_model
-    from speechseq.server.site import need_runtime, write_site
+    from speechseq.server.site import write_site
 
-    need_runtime()
     models = {name: read_model(model) for name, model in by_name(arguments.inputs).items()}
     write_site(folder, models, overwrite=arguments.force)
     note(f"now: python -m http.server -b 127.0.0.1 -d {shlex.quote(str(folder))}")
