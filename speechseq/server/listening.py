@@ -27,7 +27,7 @@ BACKLOG = 512
 SEND_BYTES = 1 << 18
 """What the system may hold of an answer: of more it would be heard too late who takes it."""
 
-READ_BYTES = 1 << 13
+READ_BYTES = 1 << 14
 """What is taken of a connection at once: chunks and frames of a byte keep the others waiting."""
 
 LEAST_TAKEN_BYTES = 4096
