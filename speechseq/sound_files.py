@@ -114,7 +114,7 @@ class _Bytes(io.BytesIO):
         """Go to a place, or, where there is none, nowhere: libsndfile takes no exceptions."""
         try:
             return super().seek(offset, whence)
-        except ValueError:
+        except (ValueError, OverflowError):
             return self.tell()
 
 

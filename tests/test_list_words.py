@@ -12,7 +12,7 @@ from layouts import make_layout
 
 from speechseq.corpora import CORPORA
 from speechseq.manifest import CORPORA_VARIABLE, Utterance
-from speechseq.recipe import Recipe
+from speechseq.recipe import FeatureSettings, Recipe
 from speechseq.tokens import Vocabulary
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -40,8 +40,8 @@ def hearing(text: str, frames: list[int]) -> SimpleNamespace:
         rate=RATE,
         vocabulary=LETTERS,
         network=lambda *batch: (log_probs, np.array([FRAMES])),
-        frame_seconds=1 / FRAMES,
-        recipe=Recipe(),
+        frame_seconds=0.02,
+        recipe=Recipe(features=FeatureSettings(edge_seconds=0.1)),
     )
 
 
@@ -57,12 +57,12 @@ def second(tmp_path: Path) -> Utterance:
 def test_a_sentence_is_cut_half_way_between_its_words(
     script: ModuleType, second: Utterance
 ) -> None:
-    # Letters of 20 ms at 0.2 and 0.24 s, the space, then 0.5 and 0.56 s.
+    # Letters of 20 ms at 0.1 and 0.14 s, a space, then 0.4 and 0.46 s, behind 0.1 s of silence.
     words = list(script.words_of(hearing("go on", [10, 12, 18, 25, 28]), [second]))
     assert [u.text for u in words] == ["go", "on"]
-    assert [u.offset for u in words] == pytest.approx([0.5, 0.5 + (0.26 + 0.5) / 2])
+    assert [u.offset for u in words] == pytest.approx([0.5, 0.5 + (0.16 + 0.4) / 2])
     ends = [u.offset + u.duration for u in words]
-    assert ends == pytest.approx([0.5 + 0.38, 0.5 + 0.58 + script.REACH_SECONDS])
+    assert ends == pytest.approx([0.5 + 0.28, 0.5 + 0.48 + script.REACH_SECONDS])
     assert {(u.speaker, u.split) for u in words} == {("me", "train")}
 
 

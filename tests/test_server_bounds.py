@@ -209,7 +209,7 @@ def test_what_waits_is_recognised_together() -> None:
         await asyncio.get_running_loop().run_in_executor(None, begun.wait, 9)
         tasks += [asyncio.create_task(batcher.recognise(slow, clip)) for _ in range(5)]
         await asyncio.sleep(0)
-        assert len(batcher.waiting) == 5, "the loop goes on while the network runs"
+        assert batcher.waiting == 5, "the loop goes on while the network runs"
         go.set()
         found = await asyncio.gather(*tasks)
         running.cancel()
@@ -282,12 +282,29 @@ def test_a_short_clip_does_not_wait_for_a_long_one() -> None:
     assert sizes == [1, 1]
 
 
-def test_a_clip_nobody_waits_for_is_not_recognised() -> None:
+@pytest.mark.parametrize("seconds", [1, 9])
+def test_a_clip_nobody_waits_for_is_not_recognised(seconds: int) -> None:
+    begun, go, heard = threading.Event(), threading.Event(), []
+
+    def hold(samples: np.ndarray) -> None:
+        heard.append(float(samples[0, 0]))
+        begun.set()
+        assert go.wait(9)
+
     async def scene(batcher: Batcher) -> None:
+        slow = recogniser(saying(1, then=hold))
+        running = asyncio.create_task(batcher.run())
+        clips = [np.full(seconds * RATE, value, np.float32) for value in (0.1, 0.2)]
+        first = asyncio.create_task(batcher.recognise(slow, clips[0]))
+        assert await asyncio.to_thread(begun.wait, 9)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
-                await batcher.recognise(LEFT_RIGHT, np.zeros(RATE, np.float32))
-        assert batcher.waiting == []
+                await batcher.recognise(slow, clips[1])
+        go.set()
+        await first
+        running.cancel()
+        assert heard == pytest.approx([0.1])
+        assert batcher.waiting == 0
 
     with batching() as (batcher, _):
         asyncio.run(scene(batcher))

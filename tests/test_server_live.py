@@ -28,6 +28,7 @@ from speechseq.cli.serving import SERVER_PACKAGES
 from speechseq.cli.terminal import by_name
 from speechseq.errors import ModelError, SpeechseqError
 from speechseq.recogniser import load
+from speechseq.server.door import READ_OUT_SECONDS
 from speechseq.server.hosts import is_loopback
 from speechseq.server.listening import READ_BYTES, InPieces, listen
 from speechseq.server.service import warm
@@ -35,6 +36,12 @@ from speechseq.server.service import warm
 ROOT = Path(__file__).parents[1]
 ASK_LARGE = b"GET /models/a.onnx HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SAMPLE = ROOT / "data" / "samples" / "seven_zero_eight.wav"
+
+
+UPGRADE = (
+    b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
 
 
 def request_bytes(file: bytes = CLIP) -> bytes:
@@ -257,15 +264,49 @@ def test_who_sends_much_in_little_pieces_waits_as_all_do() -> None:
 def test_who_takes_no_pongs_is_not_read_from() -> None:
     ping = b"\x89\xfd" + bytes(4) + bytes(125)
     with live() as address, socket.create_connection(address, timeout=2) as client:
-        client.sendall(
-            b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
-            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
+        client.sendall(UPGRADE + b"\r\n")
         assert client.recv(4096).startswith(b"HTTP/1.1 101 ")
         with pytest.raises(TimeoutError):
             for _ in range(200):
                 client.sendall(ping * 4096)
+
+
+def test_a_body_that_is_refused_is_not_asked_for() -> None:
+    head = request_bytes().partition(b"\r\n\r\n")[0]
+    with live(body_mb=0.001) as address, socket.create_connection(address) as client:
+        began = time.monotonic()
+        client.sendall(head + b"\r\nExpect: 100-continue\r\n\r\n")
+        status, body = answer_of(client)
+    assert (status, json.loads(body)["error"]["code"]) == (413, "body_too_large")
+    assert time.monotonic() - began < READ_OUT_SECONDS
+
+
+def test_an_upgrade_that_is_none_is_over() -> None:
+    with live() as address, socket.create_connection(address) as client:
+        client.sendall(UPGRADE + b"Content-Length: 5\r\n\r\n")
+        assert answer_of(client) == (0, b"")
+
+
+def test_who_keeps_a_finished_stream_open_does_not_hold_the_end_up() -> None:
+    start = b'{"type": "start", "rate": 8000}'
+    finish = b'{"type": "finish"}'
+    with (
+        stoppable() as (address, stop),
+        socket.create_connection(address, timeout=20) as client,
+    ):
+        client.sendall(UPGRADE + b"\r\n")
+        assert client.recv(4096).startswith(b"HTTP/1.1 101 ")
+        for text in (start, finish):
+            client.sendall(bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text)
+        heard = b""
+        while b"\x88\x02\x03\xe8" not in heard:  # the server's close, which nobody answers
+            heard += client.recv(4096)
+        began = time.monotonic()
+        stop()
+        until(lambda: not is_open(address))
+        while client.recv(4096):
+            pass
+        assert time.monotonic() - began < 5
 
 
 def test_a_refusal_reaches_who_is_still_sending() -> None:

@@ -37,7 +37,6 @@ NAMED_TABLES = {
     "model.front_end": FRONT_ENDS,
     "model.head": HEADS,
     "data.tokens": KINDS,
-    "decoding.decoder": DECODERS,
 }
 
 

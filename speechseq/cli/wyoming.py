@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> None:
     least = logging.DEBUG if arguments.debug else logging.WARNING
     logging.getLogger("speechseq").setLevel(least)
     offers = _offers(recognisers, arguments.model or [None], languages)
-    endpoint = Endpoint(Service(recognisers, limits), offers)
+    endpoint = Endpoint(Service(recognisers, limits, takes_uploads=False), offers)
     asyncio.run(_serve(endpoint, address, ", ".join(recognisers)))
 
 

@@ -26,56 +26,75 @@ class Clip:
     found: asyncio.Future[Recognition] = field(repr=False)
 
 
+class Lane:
+    """Clips that wait, and the thread that recognises them."""
+
+    def __init__(self, name: str):
+        self.waiting: list[Clip] = []
+        self.arrived = asyncio.Event()
+        self.worker = ThreadPoolExecutor(1, name)
+
+
 class Batcher:
-    """Gathers clips into batches; `coming` says how many clips are here or on their way."""
+    """Gathers clips into batches; `coming` says how many clips are here or on their way.
+
+    Long clips have a lane of their own: short ones do not wait for them.
+    """
 
     def __init__(
         self, limits: Limits, *, coming: Callable[[], int], on_batch: Callable[[int], None]
     ):
-        self.waiting: list[Clip] = []
+        self._short, self._long = Lane("recognise"), Lane("recognise long")
         self._limits = limits
         self._coming = coming
         self._on_batch = on_batch
-        self._arrived = asyncio.Event()
-        self._worker = ThreadPoolExecutor(1, "recognise")
-        self._long = ThreadPoolExecutor(1, "recognise long")
-        self._running: set[asyncio.Task[None]] = set()
+        self._long_ones = 0  # in the long lane, waiting or at work
+
+    @property
+    def waiting(self) -> int:
+        """Number of clips that wait."""
+        return len(self._short.waiting) + len(self._long.waiting)
 
     async def recognise(self, recogniser: Recogniser, samples: np.ndarray) -> Recognition:
         """Recognise samples (samples,) at the recogniser's rate, together with what else waits."""
         clip = Clip(recogniser, samples, asyncio.get_running_loop().create_future())
-        self.waiting.append(clip)
-        self._arrived.set()
+        is_long = _seconds([clip]) > BATCH_SECONDS
+        lane = self._long if is_long else self._short
+        self._long_ones += is_long
+        lane.waiting.append(clip)
+        lane.arrived.set()
         try:
             return await clip.found
         finally:
-            if clip in self.waiting:  # nobody waits for it any more
-                self.waiting.remove(clip)
+            self._long_ones -= is_long
+            if clip in lane.waiting:  # nobody waits for it any more
+                lane.waiting.remove(clip)
 
     async def run(self) -> None:
         """Recognise what waits, batch after batch, until cancelled."""
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            await self._linger()
-            while batch := take_batch(self.waiting, self._limits.batch):
-                self._on_batch(len(batch))
-                if _seconds(batch) > BATCH_SECONDS:
-                    # Short clips do not wait for a long one.
-                    task = asyncio.create_task(self._recognise(batch, self._long))
-                    self._running.add(task)
-                    task.add_done_callback(self._running.discard)
-                else:
-                    await self._recognise(batch, self._worker)
+        async with asyncio.TaskGroup() as group:
+            for lane in (self._short, self._long):
+                group.create_task(self._serve(lane))
 
     def close(self) -> None:
-        """Wait for what runs, and end the threads."""
-        self._worker.shutdown()
-        self._long.shutdown()
+        """Wait for the batches that run, and end the threads."""
+        for lane in (self._short, self._long):
+            lane.worker.shutdown()
+
+    async def _serve(self, lane: Lane) -> None:
+        while True:
+            await lane.arrived.wait()
+            lane.arrived.clear()
+            if lane is self._short:
+                await self._linger()
+            while batch := take_batch(lane.waiting, self._limits.batch):
+                self._on_batch(len(batch))
+                await self._recognise(batch, lane.worker)
 
     async def _linger(self) -> None:
         """Give those a moment that are on their way, if there are any."""
-        if len(self.waiting) < min(self._limits.batch, self._coming()):
+        coming = self._coming() - self._long_ones
+        if len(self._short.waiting) < min(self._limits.batch, coming):
             await asyncio.sleep(self._limits.window_ms / 1000)
 
     async def _recognise(self, batch: Sequence[Clip], worker: ThreadPoolExecutor) -> None:

@@ -27,9 +27,6 @@ OPEN = (HEALTH, "/")
 READ_OUT_BYTES, READ_OUT_SECONDS = 1 << 20, 1.0
 """How much of a body, in how much time, is taken in before a request is refused."""
 
-AMBIGUOUS = "ambiguous_length"
-"""Code of the refusal after which nothing more is read of a connection."""
-
 WEBSOCKET_STATUS = {"websocket.accept": 101, "websocket.close": 403}
 """What the first message of an answer to a WebSocket amounts to."""
 
@@ -41,17 +38,22 @@ class Body:
 
     def __init__(self, receive: Receive, headers: Headers):
         self._receive = receive
-        self.is_over = not {"content-length", "transfer-encoding"} & set(headers)
+        lengths = {"content-length", "transfer-encoding"} & set(headers)
+        self.is_over = not lengths
+        # Of two lengths nothing is read, and what is not sent yet is not asked for.
+        waits = headers.get("expect", "").lower() == "100-continue"
+        self._left = 0 if len(lengths) == 2 or waits else READ_OUT_BYTES
 
     async def __call__(self) -> Message:
         """Return the next message."""
         message = await self._receive()
         self.is_over = not message.get("more_body")
+        self._left = READ_OUT_BYTES
         return message
 
     async def read_out(self) -> None:
         """Take in the rest, if it is little: a connection cut off in it may lose the answer."""
-        left = READ_OUT_BYTES
+        left = self._left
         with suppress(TimeoutError):
             async with asyncio.timeout(READ_OUT_SECONDS):
                 while not self.is_over and left > 0:
@@ -131,7 +133,7 @@ class Door:
         headers = Headers(scope=scope)
         if "content-length" in headers and "transfer-encoding" in headers:  # RFC 9112, section 6.3
             message = "Content-Length: sent with Transfer-Encoding; send one of them"
-            raise Refusal(400, message, code=AMBIGUOUS)
+            raise Refusal(400, message, code="ambiguous_length")
         if scope["path"] in OPEN or scope["path"].startswith(PAGE_FILES):
             return
         if self.token is None:
@@ -168,7 +170,6 @@ def _stopped() -> Refusal:
 
 async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
-        headers = {"Connection": "close"} if refusal.code == AMBIGUOUS else None
-        await refusal.response(headers)(scope, receive, send)
+        await refusal.response()(scope, receive, send)
     else:
         await WebSocket(scope, receive, send).send_denial_response(refusal.response())

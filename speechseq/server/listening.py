@@ -89,9 +89,17 @@ class Socket(WebSocketsSansIOProtocol, InPieces):
             self.transport.pause_reading()
         return message
 
+    def data_received(self, data: bytes) -> None:
+        """Take in what came; a request that is no WebSocket's is not waited for any more."""
+        super().data_received(data)
+        if self.conn.handshake_exc is not None:
+            self.transport.close()
+
     def shutdown(self) -> None:
         """Close, but for a stream whose final text is being found: that closes by itself."""
-        if not (self.handshake_initiated and self.scope["state"].get(ANSWERING)):
+        if not self.handshake_initiated or self.transport.is_closing():
+            self.transport.close()
+        elif self.close_sent or not self.scope["state"].get(ANSWERING):
             super().shutdown()
 
 
@@ -126,6 +134,7 @@ def build_server(app: ASGIApp, limits: Limits) -> uvicorn.Server:
             ws_max_size=limits.message_bytes,
             ws_per_message_deflate=False,  # samples hardly shrink
             lifespan="on",
+            backlog=BACKLOG,  # asyncio listens anew
             log_config=None,
             # What clients do wrong is no error of ours, and ours the door tells in one line.
             log_level="error" if log.isEnabledFor(logging.DEBUG) else "critical",

@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 class Service:
     """One server's parts; `recognisers` by name, the first one by default.
 
-    `model_files` are the ONNX files of those that are given away.
+    `model_files` are the ONNX files of those that are given away. Some take nothing but streams.
 
     Raises:
         UsageError: the largest upload or stream allowed would not fit into the memory for all.
@@ -45,8 +45,10 @@ class Service:
         recognisers: Mapping[str, Recogniser],
         limits: Limits,
         model_files: Mapping[str, Path] | None = None,
+        *,
+        takes_uploads: bool = True,
     ):
-        _check_memory(recognisers, limits)
+        _check_memory(recognisers, limits, takes_uploads)
         self.recognisers = recognisers
         self.model_files = model_files or {}
         self.limits = limits
@@ -134,7 +136,7 @@ class Service:
 
     def _watch(self) -> None:
         watch = self.metrics.watch
-        watch("queue_length", "Clips that wait to be recognised", lambda: len(self.batcher.waiting))
+        watch("queue_length", "Clips that wait to be recognised", lambda: self.batcher.waiting)
         watch("waiting_uploads", "Uploads that wait for a place", lambda: self.uploads.waiting)
         watch("uploads", "Uploads that are worked on", lambda: self.uploads.inside)
         watch("streams", "Open streams", lambda: self.streams.inside)
@@ -145,15 +147,17 @@ def _too_busy() -> Refusal:
     return Refusal(503, "server: too busy to answer; try again", code="busy")
 
 
-def _check_memory(recognisers: Mapping[str, Recogniser], limits: Limits) -> None:
+def _check_memory(
+    recognisers: Mapping[str, Recogniser], limits: Limits, takes_uploads: bool
+) -> None:
     rate = max(recogniser.rate for recogniser in recognisers.values())
     a_second = rate * np.dtype(np.float32).itemsize
-    upload = max(limits.body_bytes, limits.audio_seconds * a_second)
     stream = limits.stream_seconds * (STREAM_RATES[1] * PCM_BYTES + a_second)
-    for what, most, flags in (
-        ("upload", upload, "--body-mb or --audio-seconds"),
-        ("stream", stream, "--stream-seconds"),
-    ):
+    largest = [("stream", stream, "--stream-seconds")]
+    if takes_uploads:
+        upload = max(limits.body_bytes, limits.audio_seconds * a_second)
+        largest.append(("upload", upload, "--body-mb or --audio-seconds"))
+    for what, most, flags in largest:
         if most > limits.total_bytes:
             raise UsageError(
                 f"--total-mb {limits.total_mb:g}: one {what} may take {most / 1e6:g}; raise it, "
