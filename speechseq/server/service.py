@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,9 +58,10 @@ class Service:
         self.store = Store(limits.total_bytes)
         self.batcher = Batcher(
             limits,
-            coming=lambda: self.uploads.inside,
+            coming=lambda: self._coming,
             on_batch=self.metrics.batch_size.observe,
         )
+        self._coming = 0
         self._readers = ThreadPoolExecutor(READERS, "read")
         self._batching: asyncio.Task[None] | None = None
         self._watch()
@@ -77,6 +78,15 @@ class Service:
                 await self._batching
             self.batcher.close()
             self._readers.shutdown()
+
+    @contextmanager
+    def clip_coming(self) -> Iterator[None]:
+        """Tell the batcher, while this lasts, of a clip that is here or on its way."""
+        self._coming += 1
+        try:
+            yield
+        finally:
+            self._coming -= 1
 
     @property
     def is_well(self) -> bool:

@@ -35,7 +35,7 @@ async def transcribe(request: Request) -> Response:
     boundary = boundary_of(request.headers.get("content-type", ""))
     check_length(request, service.limits)
     service.uploads.check()
-    with service.store.lease() as take:
+    with service.clip_coming(), service.store.lease() as take:
         body = await read_body(request, service.limits, take)
         # A place is for who has sent all: those who send slowly would keep the others out.
         async with service.uploads.place():
