@@ -75,8 +75,10 @@ async def give_log_probs(request: Request) -> Response:
     with service.store.lease() as take:
         body = await read_body(request, service.limits, take)
         longest = min(LONG_SECONDS, service.limits.audio_seconds)
-        samples = _samples(body, recogniser.rate, longest)
         async with service.uploads.place():
+            samples = _samples(body, recogniser.rate, longest)
+            take(samples.nbytes - len(body))
+            del body
             log_probs = await service.log_probs(recogniser, samples)
     service.metrics.audio_seconds.inc(len(samples) / recogniser.rate)
     content = log_probs.astype(SAMPLE).tobytes()

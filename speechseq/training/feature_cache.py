@@ -51,7 +51,8 @@ def cached_log_mels(
     """Return the log-mels of every utterance at every speed, computed once and kept on disk.
 
     The cache is named by a hash of what the numbers depend on: settings, speeds, and each
-    source's path, size and times. Up to `ram_gigabytes` it is read into RAM, else mapped.
+    source's path, size and times (those of change, too: renamed, it is computed anew). Up to
+    `ram_gigabytes` it is read into RAM, else mapped.
 
     Raises:
         AudioError: an utterance cannot be read.
