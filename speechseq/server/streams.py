@@ -130,7 +130,7 @@ class Interims:
             self._task.add_done_callback(_look_at)
 
     async def stop(self) -> None:
-        """Send no more; what went wrong with an interim text is no matter, as the final one comes."""
+        """Send no more; what went wrong with an interim text is left to the final one to tell."""
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
