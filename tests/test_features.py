@@ -56,6 +56,7 @@ def librosa_log_mels(samples: np.ndarray, settings: FeatureSettings) -> np.ndarr
     return np.log(mels + settings.floor).T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mel_scale", ["htk", "slaney"])
 @pytest.mark.parametrize("samples", [8000, 7919, 333])
 def test_log_mels_equal_librosas(mel_scale: str, samples: int) -> None:
@@ -67,6 +68,7 @@ def test_log_mels_equal_librosas(mel_scale: str, samples: int) -> None:
     np.testing.assert_allclose(frames[0].numpy(), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_mfccs_equal_librosas() -> None:
     own = dataclasses.replace(SETTINGS, kind="mfcc", coefficients=13)
     clip = noise(8000)

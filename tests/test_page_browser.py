@@ -120,6 +120,7 @@ def test_a_file_is_dropped(page: Page) -> None:
     assert page.inner_text("#text") == "seven zero eight"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_a_microphone_is_recognised(
     playwright: Playwright, address: str, tmp_path: Path, place: str

@@ -83,6 +83,7 @@ def assert_whole_files(run: Path) -> None:
         assert load_file(path)
 
 
+@pytest.mark.slow
 def test_a_run_resumed_at_each_of_its_steps_is_the_same(
     recipe: Recipe, whole: Path, tmp_path: Path
 ) -> None:
