@@ -190,6 +190,8 @@ def main() -> None:
     add("--seconds", type=positive, default=3.0, help="of each row and round (default: 3)")
     add("--rounds", type=natural, default=2, help="over all rows (default: 2)")
     arguments = parser.parse_args()
+    if arguments.seconds > 600:
+        parser.error("--seconds: up to 600 goes here")
     with one_line_errors():
         print("\n".join(table(measure(arguments))))
 

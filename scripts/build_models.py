@@ -92,7 +92,7 @@ def build(name: str, run: Path) -> None:
         SpeechseqError: as training, evaluation and export.
     """
     source = SOURCES[name]
-    recipe, _ = read_run(trained(read_recipe(source.recipe), run, _note))
+    recipe, _ = read_run(trained(read_recipe(source.recipe), run, device="auto", note=_note))
     card = read_card(source.card) | {"name": name, "seed": recipe.seed}
     if source.split:
         report = evaluate(load(run), load_split(recipe.data, source.split, recipe.seed))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from speechseq.files import atomic_write
@@ -13,19 +12,20 @@ from speechseq.recipe import Recipe
 from speechseq.run_table import read_metrics
 from speechseq.training.encoder import load_network, parameters
 from speechseq.training.loop import train
+from speechseq.training.notes import Note
 from speechseq.training.run_folder import holds_run, read_run
 
 BEGIN, END = "<!-- measured -->\n", "\n<!-- end -->"
 
 
-def trained(recipe: Recipe, run: Path, note: Callable[[str], None] = lambda _: None) -> Path:
+def trained(recipe: Recipe, run: Path, *, device: str, note: Note = lambda text: None) -> Path:
     """Train into a run folder, or go on with what was stopped there; what is done stays.
 
     Raises: as `train`.
     """
     if not (run / RUN_MODEL).is_file():
         began = time.perf_counter()
-        train(recipe, run, device="cpu", resume=holds_run(run), note=note)
+        train(recipe, run, device=device, resume=holds_run(run), note=note)
         print(f"{run.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
     return run
 

@@ -111,7 +111,8 @@ def train_all(work: Path, epochs: int) -> None:
                     f"model.bidirectional={str(both).lower()}",
                     f"training.epochs={epochs}",
                 ]
-                trained(read_recipe(RECIPE, settings), run_of(work, cell, both, digits))
+                run = run_of(work, cell, both, digits)
+                trained(read_recipe(RECIPE, settings), run, device="cpu")
 
 
 def measure(work: Path) -> Iterable[Row]:

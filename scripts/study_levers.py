@@ -125,7 +125,7 @@ def train_all(work: Path, name: str, seeds: Sequence[int]) -> None:
     for seed in seeds:
         for lever, settings in {BASE: (), **study.levers}.items():
             recipe = read_recipe(study.recipe, [f"seed={seed}", *study.base, *settings])
-            trained(recipe, run_of(work, name, lever, seed))
+            trained(recipe, run_of(work, name, lever, seed), device="cpu")
 
 
 def wrong(report: Report) -> np.ndarray:
