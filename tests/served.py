@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import io
+import re
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +53,18 @@ def saying(*best: int, then: Callable[[np.ndarray], object] = lambda _: None) ->
 def recogniser(network: Network) -> Recogniser:
     recipe = recipe_from_dict({"features": {"rate": RATE}, "data": {"tokens": "words"}}, "test")
     return Recogniser(network, WORDS, recipe)
+
+
+class Held:
+    """A recogniser that says left, and waits in its work until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.recogniser = recogniser(saying(1, then=self._hold))
+
+    def _hold(self, _: np.ndarray) -> None:
+        self.begun.set()
+        assert self.go.wait(20)
 
 
 LEFT_RIGHT = recogniser(saying(0, 1, 1, 0, 2, 0))
@@ -137,3 +153,55 @@ def refused(response: httpx2.Response, status: int, code: str) -> str:
     assert "\n" not in error["message"]
     assert str(ROOT) not in response.text
     return error["message"]
+
+
+def request_bytes(file: bytes = CLIP) -> bytes:
+    """A whole request, as it goes over the wire."""
+    body, boundary = encoded([("file", ("clip.wav", file))], {})
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n"
+        f"Content-Type: multipart/form-data; boundary={boundary.decode()}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def answer_of(connection: socket.socket) -> tuple[int, bytes]:
+    """What comes until the server closes: the status, 0 for nothing, and the body."""
+    connection.settimeout(20)
+    data = b""
+    while chunk := connection.recv(65536):
+        data += chunk
+    head, _, body = data.partition(b"\r\n\r\n")
+    return int(head.split()[1]) if head else 0, body
+
+
+def page_of(address: tuple[str, int]) -> str:
+    """The page of counters."""
+    connection = http.client.HTTPConnection(*address, timeout=20)
+    connection.request("GET", "/metrics")
+    page = connection.getresponse().read().decode()
+    connection.close()
+    return page
+
+
+def metric(address: tuple[str, int], name: str) -> float:
+    found = re.search(rf"^{name} (.*)$", page_of(address), re.MULTILINE)
+    assert found
+    return float(found[1])
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait until something is so; fail after 20 s."""
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def is_open(place: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(place, timeout=20).close()
+    except ConnectionRefusedError:
+        return False
+    return True

@@ -17,6 +17,7 @@ from served import (
     PATH,
     RATE,
     RIGHT,
+    Held,
     post,
     recogniser,
     refused,
@@ -195,22 +196,18 @@ def batching(**limits: Any) -> Iterator[tuple[Batcher, list[int]]]:
 
 
 def test_what_waits_is_recognised_together() -> None:
-    begun, go = threading.Event(), threading.Event()
-
-    def hold(_: np.ndarray) -> None:
-        begun.set()
-        assert go.wait(9)
+    held = Held()
 
     async def scene(batcher: Batcher) -> list[str]:
-        slow = recogniser(saying(1, then=hold))
+        slow = held.recogniser
         running = asyncio.create_task(batcher.run())
         clip = np.zeros(RATE, np.float32)
         tasks = [asyncio.create_task(batcher.recognise(slow, clip))]
-        await asyncio.get_running_loop().run_in_executor(None, begun.wait, 9)
+        await asyncio.get_running_loop().run_in_executor(None, held.begun.wait, 9)
         tasks += [asyncio.create_task(batcher.recognise(slow, clip)) for _ in range(5)]
         await asyncio.sleep(0)
         assert batcher.waiting == 5, "the loop goes on while the network runs"
-        go.set()
+        held.go.set()
         found = await asyncio.gather(*tasks)
         running.cancel()
         return [each.text for each in found]

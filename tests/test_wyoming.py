@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import warnings
 import wave
 from collections.abc import AsyncIterator, Sequence
@@ -23,7 +22,7 @@ import pytest
 import soundfile
 import soxr
 from conftest import Fails
-from served import LEFT_RIGHT, RATE, RIGHT, recogniser, saying
+from served import LEFT_RIGHT, RATE, RIGHT, Held, recogniser, saying
 
 with warnings.catch_warnings():
     warnings.simplefilter(
@@ -570,15 +569,11 @@ def test_a_recogniser_that_fails_is_told_of_no_more(caplog: pytest.LogCaptureFix
 
 
 def test_what_runs_is_finished_and_what_is_idle_is_closed() -> None:
-    begun, go = threading.Event(), threading.Event()
-
-    def hold(_: np.ndarray) -> None:
-        begun.set()
-        assert go.wait(20)
+    held = Held()
 
     async def scene() -> None:
         async with (
-            serving(recogniser(saying(1, then=hold))) as live,
+            serving(held.recogniser) as live,
             AsyncClient.from_uri(live.uri) as idle,
             AsyncClient.from_uri(live.uri) as speaking,
             AsyncClient.from_uri(live.uri) as waiting,
@@ -590,12 +585,12 @@ def test_what_runs_is_finished_and_what_is_idle_is_closed() -> None:
             await answers(speaking, 1)
             for each in UTTERANCE:
                 await waiting.write_event(each.event())
-            assert await asyncio.to_thread(begun.wait, 20)
+            assert await asyncio.to_thread(held.begun.wait, 20)
             live.stop.set()
             assert await answers(idle, 99) == []
             with pytest.raises(ConnectionError):
                 await ask(live.uri)
-            go.set()
+            held.go.set()
             for each in UTTERANCE[1:]:
                 await speaking.write_event(each.event())
             for client in (speaking, waiting):
