@@ -123,13 +123,16 @@ def _dictionary(british: bool) -> Callable[[str], str | tuple[str, object]]:
     return G2P(british=british)
 
 
-@lru_cache
-def _phonemes(word: str, british: bool, pause: str) -> tuple[int, ...]:
+def phonemes_of(word: str, *, british: bool) -> str:
+    """Return a word as the dictionary writes its sounds; a letter standing alone is spelt."""
     # With a full stop the dictionary spells a letter, even "a", which is a word without one.
-    spelt = [f"{part}." if len(part) == 1 else part for part in word.split()]
-    found = [_dictionary(british)(part) for part in spelt]
-    symbols = [one[0] if isinstance(one, tuple) else one for one in found]
-    said = pause.join(symbol.rstrip(".") for symbol in symbols)
+    found = _dictionary(british)(f"{word}." if len(word) == 1 else word)
+    return (found[0] if isinstance(found, tuple) else found).rstrip(".")
+
+
+@lru_cache
+def _phonemes(words: str, british: bool, pause: str) -> tuple[int, ...]:
+    said = pause.join(phonemes_of(word, british=british) for word in words.split())
     return tuple(TOKENS[symbol] for symbol in said if symbol in TOKENS)
 
 

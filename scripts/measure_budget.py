@@ -58,7 +58,7 @@ def step_seconds(
 ) -> tuple[float, int]:
     """Return the median time of a step on utterances of so many seconds, and the parameters."""
     place = choose_device(device)
-    network = SpeechNetwork(recipe, vocabulary.told_as).to(place).train()
+    network = SpeechNetwork(recipe, vocabulary).to(place).train()
     teacher = teacher_of(recipe, vocabulary, place)
     objective = Objective(recipe, place, network.features, teacher=teacher)
     learner = from_features(network, recipe)

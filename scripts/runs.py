@@ -33,7 +33,7 @@ def trained(recipe: Recipe, run: Path, *, device: str, note: Note = lambda text:
 def cost(run: Path) -> tuple[int, float]:
     """Return a run's parameters and seconds an epoch."""
     recipe, vocabulary = read_run(run)
-    network = load_network(run / RUN_WEIGHTS, recipe, vocabulary.told_as)
+    network = load_network(run / RUN_WEIGHTS, recipe, vocabulary)
     last = read_metrics(run)[-1]
     return parameters(network), last["seconds"] / last["epoch"]
 

@@ -160,7 +160,7 @@ def gradients(work: Path) -> dict[str, dict[str, np.ndarray]]:
     for cell in CELLS:
         run = run_of(work, cell, False, PROBED_LENGTH)
         recipe, vocabulary = read_run(run)
-        trained = load_network(run / RUN_WEIGHTS, recipe, vocabulary.told_as)
+        trained = load_network(run / RUN_WEIGHTS, recipe, vocabulary)
         torch.manual_seed(0)
         fresh = SpeechNetwork(recipe, len(vocabulary)).eval()
         fresh.features.load_state_dict(trained.features.state_dict())

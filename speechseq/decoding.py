@@ -165,14 +165,12 @@ def decoder_for(vocabulary: Vocabulary, name: str) -> Decoder:
         UsageError: there is no such decoder.
         DataError: the vocabulary lacks what it needs.
     """
-    if not vocabulary.is_sequence:
-        return best_class
     return choose(DECODERS, name, "decoding.decoder")(vocabulary)
 
 
 def _greedy(vocabulary: Vocabulary) -> Decoder:
-    """Take each frame's best token, whatever the vocabulary."""
-    return greedy
+    """Take each frame's best token, whatever the vocabulary; of classes, the best one."""
+    return greedy if vocabulary.is_sequence else best_class
 
 
 DECODERS: dict[str, Callable[[Vocabulary], Decoder]] = {

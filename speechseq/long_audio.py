@@ -152,6 +152,8 @@ class NoiseFloor:
 
     def covers(self, samples: np.ndarray) -> bool:
         """Tell whether samples (samples,), the next window's, hold nothing but steady noise."""
+        if not len(samples):
+            return False
         powers = self._powers(samples)
         self._floors.append(np.quantile(powers, FLOOR_SHARE, axis=0))
         floor = np.min(self._floors, axis=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
 from speechseq.recognition import Recognition, Word
@@ -14,6 +14,9 @@ CUE_SECONDS = 6.0
 CUE_LETTERS = 84
 CUE_PAUSE_SECONDS = 0.8
 """A subtitle's longest time and text (two lines of 42 letters), and the pause that ends one."""
+
+LEAST_CUE_SECONDS = 1.0
+"""A subtitle stays so long, unless the next one comes: a word may be a frame, or none, long."""
 
 
 def as_text(name: str, recognition: Recognition) -> str:
@@ -33,8 +36,8 @@ def as_srt(name: str, recognition: Recognition) -> str:
     """Return SubRip subtitles; without words, none."""
     del name
     return "\n\n".join(
-        f"{number}\n{_clock(cue[0].start, ',')} --> {_clock(cue[-1].end, ',')}\n{cue_text(cue)}"
-        for number, cue in enumerate(cues(recognition), 1)
+        f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{cue_text(cue)}"
+        for number, (cue, start, end) in enumerate(_shown(recognition), 1)
     )
 
 
@@ -42,11 +45,20 @@ def as_vtt(name: str, recognition: Recognition) -> str:
     """Return WebVTT subtitles; without words, their header alone."""
     del name
     blocks = (
-        f"{_clock(cue[0].start, '.')} --> {_clock(cue[-1].end, '.')}\n"
-        f"{html.escape(cue_text(cue), quote=False)}"
-        for cue in cues(recognition)
+        f"{_clock(start, '.')} --> {_clock(end, '.')}\n{html.escape(cue_text(cue), quote=False)}"
+        for cue, start, end in _shown(recognition)
     )
     return "\n\n".join(("WEBVTT", *blocks))
+
+
+def _shown(recognition: Recognition) -> Iterator[tuple[tuple[Word, ...], int, int]]:
+    """Yield each subtitle with when it comes and goes, in thousandths of a second."""
+    found = cues(recognition)
+    starts = [round(cue[0].start * 1000) for cue in found]
+    for cue, start, following in zip(found, starts, [*starts, None][1:], strict=True):
+        end = max(round(cue[-1].end * 1000), start + round(LEAST_CUE_SECONDS * 1000))
+        end = end if following is None else min(end, following)
+        yield cue, start, max(end, start + 1)  # that ends as it begins is none to WebVTT
 
 
 def cues(recognition: Recognition) -> list[tuple[Word, ...]]:
@@ -73,9 +85,9 @@ def _goes_on(cue: list[Word], word: Word) -> bool:
     )
 
 
-def _clock(seconds: float, point: str) -> str:
+def _clock(milliseconds: int, point: str) -> str:
     """Return hours, minutes, seconds and thousandths, as subtitles write them."""
-    whole, thousandths = divmod(round(seconds * 1000), 1000)
+    whole, thousandths = divmod(milliseconds, 1000)
     minutes, second = divmod(whole, 60)
     hour, minute = divmod(minutes, 60)
     return f"{hour:02}:{minute:02}:{second:02}{point}{thousandths:03}"

@@ -18,7 +18,7 @@ def by_length(sizes: Mapping[int, int], most: int) -> Iterator[list[int]]:
     order = sorted(sizes, key=sizes.__getitem__, reverse=True)
     begun = 0
     while begun < len(order):
-        size = max(most // sizes[order[begun]], 1)
+        size = max(most // max(sizes[order[begun]], 1), 1)
         yield order[begun : begun + size]
         begun += size
 

@@ -45,6 +45,7 @@ class DataSettings:
     whose training speech is learnt from, too, where it is of the same classes, or of no other
     words. `unknown_words` are corpora or manifests of single words: each that is none of the
     classes is learnt by itself, and told as `_unknown_`; the others are same words.
+    `pronunciations` is a file of classes' and unknown words' phones (`model.phones`).
     `clips_per_class` takes no more than so many training clips of each text; 0 takes all. `noise`
     is a folder of recordings to mix in, beside the corpus' own where it has any.
     """
@@ -67,6 +68,7 @@ class DataSettings:
     others_share: float = 0.2
     without_words: tuple[str, ...] = ()
     unknown_words: tuple[str, ...] = ()
+    pronunciations: str = ""
     same_words: tuple[str, ...] = ()
     clips_per_class: int = 0
     noise: str = ""
@@ -147,7 +149,8 @@ class ModelSettings:
     halve the frequencies each and shorten time `time_stride` times, and `conv_blocks` residual
     pairs of convolutions). `cell` is rnn, gru or lstm. `projection` 0 means none. `head` is ctc or
     classify; `pooling` (last, mean, attention) is for classify, and attention may have several
-    heads. `skip_input` adds the textbook's V x_t to the output.
+    heads. `skip_input` adds the textbook's V x_t to the output. With `phones` a classifier tells
+    sounds apart, too, and that many times the log-probability of its own is added to each class.
     """
 
     front_end: str = "none"
@@ -166,6 +169,7 @@ class ModelSettings:
     pooling: str = "last"
     attention_heads: int = 1
     skip_input: bool = False
+    phones: float = 0.0
 
     @property
     def conv_strides(self) -> tuple[int, int]:
@@ -242,13 +246,14 @@ class TrainingSettings:
     which training stops; 0 never stops early. `consistency` is the weight of agreement between two
     views of each utterance, masked differently; 0 makes but one. `intermediate` is the share of
     the loss that falls on the layer half-way, read through the same head (CTC only). `auxiliary`
-    is the weight of a second task beside CTC: to tell from the mean of all states which tokens are
-    in the text. `logit_adjustment` is for classes of unequal number: in the loss alone, so many
-    times the log of its share in training is added to each class' score, so that the network
-    itself favours none. `base` is a model (bundled name, file or run) to start from: its features,
-    front end and recurrent layers; the head is new, unless the tokens are the same, and learns
-    alone for `frozen_epochs`. `teacher` is a larger model of the same features and tokens, whose
-    log-probabilities are learnt with `teacher_weight`, the texts with the rest.
+    is the weight of a second task: beside CTC, to tell from the mean of all states which tokens are
+    in the text; beside classes, to spell their phones (CTC). `logit_adjustment` is for classes of
+    unequal number: in the loss alone, so many times the log of its share in training is added to
+    each class' score, so that the network itself favours none. `base` is a model (bundled name,
+    file or run) to start from: its features, front end and recurrent layers; the head is new,
+    unless the tokens are the same, and learns alone for `frozen_epochs`. `teacher` is a larger
+    model of the same features and tokens, whose log-probabilities are learnt with
+    `teacher_weight`, the texts with the rest.
     """
 
     epochs: int = 30

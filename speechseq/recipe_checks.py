@@ -91,6 +91,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "training.consistency": (0.0, 100.0),
     "training.intermediate": (0.0, 0.9),
     "training.auxiliary": (0.0, 100.0),
+    "model.phones": (0.0, 10.0),
     "training.logit_adjustment": (0.0, 10.0),
     "training.frozen_epochs": (0, 100_000),
     "training.teacher_weight": (0.0, 1.0),
@@ -253,7 +254,13 @@ def _of_learning(recipe: Recipe) -> Iterator[str]:
         yield "training.intermediate needs model.head ctc and two model.layers or more; set it to 0"
     if recipe.data.unknown_words and recipe.data.tokens != "classes":
         yield "data.unknown_words are classes, which need data.tokens classes; leave them out"
-    if training.auxiliary and model.head != "ctc":
-        yield "training.auxiliary is a task beside CTC, which needs model.head ctc; set it to 0"
+    if training.auxiliary and model.head != "ctc" and not model.phones:
+        yield "training.auxiliary beside classes spells their phones; set model.phones, too, or 0"
+    if model.phones and not (model.head == "classify" and training.auxiliary):
+        yield (
+            "model.phones are of model.head classify, learnt by training.auxiliary; set both, or 0"
+        )
+    if bool(model.phones) != bool(recipe.data.pronunciations):
+        yield "model.phones and data.pronunciations need each other; set both, or none"
     if training.frozen_epochs and not training.base:
         yield "training.frozen_epochs waits for nothing without training.base; set it to 0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -53,6 +54,9 @@ BATCH_SECONDS = 8.0
 """Short recordings in one run of the network; for small networks more is slower, not faster."""
 
 MILLISECONDS = 1000.0
+
+MOST_LATENCY_MS = 60_000.0
+"""Who can wait for longer waits for all, as `inf` says."""
 
 CLIPS_SECONDS = 600.0
 """Short recordings kept to be sorted by length."""
@@ -337,8 +341,10 @@ class Recogniser:
 
 
 def _check_latency(latency_ms: float) -> None:
-    if not latency_ms >= 0:
-        raise UsageError(f"latency {latency_ms:g}: milliseconds, 0 or more, go here")
+    if not (0 <= latency_ms <= MOST_LATENCY_MS or latency_ms == math.inf):
+        raise UsageError(
+            f"latency {latency_ms:g}: milliseconds, 0 to {MOST_LATENCY_MS:g} or inf, go here"
+        )
 
 
 def from_model_file(model: ModelFile) -> Recogniser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -120,4 +121,4 @@ class WordFinder:
     def _seconds(self, frame: int, duration: float) -> float:
         """Return when a frame begins, in the utterance without the silence put around it."""
         seconds = frame * self._frame_seconds - self._edge_seconds
-        return round(min(max(seconds, 0.0), duration), 3)
+        return min(round(max(seconds, 0.0), 3), math.floor(duration * 1000) / 1000)

@@ -215,6 +215,7 @@ class WholeFrames:
     def finish(self) -> np.ndarray:
         """Return all frames."""
         samples = np.concatenate([np.zeros(0, np.float32), *self._held])
+        self._held = []
         return self._hear(samples) if len(samples) else self._none
 
 

@@ -42,9 +42,16 @@ class Resampler:
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """Return what there is at the other rate now, in [-1, 1]."""
+        return self._next(samples)
+
+    def finish(self) -> np.ndarray:
+        """Return what still waited: no more comes."""
+        return self._next(np.zeros(0, np.float32), last=True)
+
+    def _next(self, samples: np.ndarray, *, last: bool = False) -> np.ndarray:
         if self._stream is None:
             return samples
-        found: np.ndarray = self._stream.resample_chunk(samples)
+        found: np.ndarray = self._stream.resample_chunk(samples, last=last)
         return np.clip(found, -1.0, 1.0)
 
 
@@ -84,7 +91,9 @@ class Settler:
         self.resting = self.resting and not found.tokens
         ends = self._word_ends(found, size - self._settle)
         if size >= self._most and not ends:
-            ends = [(size, size)]
+            goes_on = found.tokens and found.ends[-1] == size and found.starts[-1]
+            cut = found.starts[-1] if goes_on else size  # half a token would be said twice
+            ends = [(cut, cut)]
         return [self._take(*ends[-1])] if ends else []
 
     def finish(self, frames: np.ndarray) -> list[Segment]:

@@ -70,16 +70,19 @@ class Vocabulary:
     at 0; class labels have no blank. `words` are the words a lexicon decoder may spell with
     characters; most models have no use for them. `apart` are labels of words that the network
     tells apart, but that are all told as `UNKNOWN`: its scores are of the tokens, then of these.
+    `phones` are how the tokens sound, and then those apart, a character for each sound; None where
+    that is not known. With them only the sounds are learnt apart, and the scores are the tokens'.
 
     Raises:
         UsageError: unknown kind.
-        DataError: no tokens, a token twice, or no blank where there must be one.
+        DataError: no tokens, a token twice, no blank where there must be one, or no phones.
     """
 
     kind: str
     tokens: tuple[str, ...]
     words: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
+    phones: tuple[str | None, ...] = ()
 
     def __post_init__(self) -> None:
         choose(KINDS, self.kind, "tokens")
@@ -87,6 +90,8 @@ class Vocabulary:
             raise DataError("vocabulary: a token stands twice; list each once")
         if self.apart and (self.kind != "classes" or UNKNOWN not in self.tokens):
             raise DataError(f"vocabulary: words apart need classes with {UNKNOWN}; add it")
+        if self.phones and (self.is_sequence or len(self.phones) != len(self._numbers)):
+            raise DataError("vocabulary: phones are of classes, of each; give them again")
         if self.is_sequence and (not self.tokens or self.tokens[BLANK] != BLANK_TOKEN):
             raise DataError(f"vocabulary: does not begin with {BLANK_TOKEN}; put it first")
         if len(self.tokens) <= self.is_sequence:
@@ -119,12 +124,13 @@ class Vocabulary:
         """
         kind, tokens = tree["kind"], tuple(map(str, tree["tokens"]))
         words, apart = (tuple(map(str, tree.get(name, ()))) for name in ("words", "apart"))
-        return cls(kind, tokens, words, apart)
+        phones = tuple(said if said is None else str(said) for said in tree.get("phones", ()))
+        return cls(kind, tokens, words, apart, phones)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the vocabulary as plain JSON values."""
         tree = {"kind": self.kind, "tokens": list(self.tokens)}
-        more = {"words": list(self.words), "apart": list(self.apart)}
+        more = {name: list(getattr(self, name)) for name in ("words", "apart", "phones")}
         return tree | {name: values for name, values in more.items() if values}
 
     @property
@@ -144,12 +150,31 @@ class Vocabulary:
     @property
     def names(self) -> tuple[str, ...]:
         """The name of each of the network's scores: a token, or the word of a label apart."""
+        return self.tokens if self.phones else self.labels
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The name of each label: a token, or the word of a label apart."""
         return (*self.tokens, *(label.removeprefix(UNKNOWN_WORD) for label in self.apart))
 
     @property
     def told_as(self) -> tuple[int, ...]:
-        """The token that each of the network's scores is told as; its own, but for `apart`."""
+        """The token that each label is told as; its own, but for `apart`."""
         return (*range(len(self.tokens)), *(self.tokens.index(UNKNOWN) for _ in self.apart))
+
+    @cached_property
+    def sounds(self) -> tuple[str, ...]:
+        """All that the phones are made of; to the network they are numbers from 1, 0 is none."""
+        return tuple(sorted(set("".join(said or "" for said in self.phones))))
+
+    @cached_property
+    def sounds_of(self) -> tuple[tuple[int, ...] | None, ...]:
+        """The sounds of each label, as numbers; None where they are not known."""
+        numbers = {sound: number for number, sound in enumerate(self.sounds, start=1)}
+        return tuple(
+            said if said is None else tuple(numbers[sound] for sound in said)
+            for said in self.phones
+        )
 
     def __len__(self) -> int:
         return len(self.tokens)

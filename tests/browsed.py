@@ -88,7 +88,7 @@ def complaints(page: Page, address: str) -> list[str]:
             wrong.append(said.text)
 
     def on_request(asked: Request) -> None:
-        if not asked.url.startswith((address, "data:")):
+        if not asked.url.startswith((address, "data:", f"blob:{address}")):
             wrong.append(asked.url)
 
     page.on("pageerror", lambda error: wrong.append(str(error)))

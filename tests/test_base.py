@@ -51,7 +51,7 @@ def exported(path: Path, model: dict[str, object], features: dict[str, object]) 
 
 def recovered(path: Path) -> SpeechNetwork:
     model = read_model(path)
-    return network_of_graph(path, model.recipe, model.vocabulary.told_as)
+    return network_of_graph(path, model.recipe, model.vocabulary)
 
 
 # ---- weights out of a graph ----
@@ -322,7 +322,7 @@ def test_a_part_that_ones_own_head_lacks_is_left(tmp_path: Path) -> None:
     model = {"head": "classify", "pooling": "attention", "skip_input": True}
     network, recipe, _ = made(model, {})
     vocabulary, path = Vocabulary("classes", TONES), tmp_path / "base.onnx"
-    network = randomise(SpeechNetwork(recipe, vocabulary.told_as).eval())
+    network = randomise(SpeechNetwork(recipe, vocabulary).eval())
     export_network(network, recipe, vocabulary, path, card={})
     _, after, note = started(path, tokens=("high", "low", "new"), pooling="attention")
     assert "head.output.input.weight" not in after
@@ -341,7 +341,7 @@ def test_words_apart_are_told_as_unknown_and_come_back(classifier: Path, tmp_pat
             data={"tokens": "classes"},
         )
     )
-    network = randomise(SpeechNetwork(recipe, vocabulary.told_as).eval())
+    network = randomise(SpeechNetwork(recipe, vocabulary).eval())
     frames, lengths = torch.randn(2, 30, network.features.dims), torch.tensor([30, 21])
     apart = network.to_learn_from(frames, lengths).log_probs.exp()
     found = network.from_features(frames, lengths)[0].exp()

@@ -185,6 +185,23 @@ def test_a_standard_input_that_is_closed(
     assert "the standard input is closed" in fails(2, "transcribe", "-", "-m", run)
 
 
+def test_a_standard_input_that_is_closed_among_files_leaves_the_others(
+    call: Call, run: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    code, out, err = call("transcribe", clips / "a.wav", "-", clips / "b.wav", "-m", run)
+    assert (code, out.count("\n")) == (3, 2)
+    assert "speechseq: -: the standard input is closed" in err
+
+
+def test_an_output_that_is_no_folder_is_refused_at_once(
+    fails: Callable[..., str], run: Path, clips: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    found = fails(2, "transcribe", clips, "-m", run, "-o", tmp_path / "file")
+    assert "is no folder; name one" in found
+
+
 def test_nothing_to_transcribe(fails: Callable[..., str], tmp_path: Path) -> None:
     assert "no audio in this folder" in fails(2, "transcribe", tmp_path)
     assert "matches no file; check" in fails(2, "transcribe", tmp_path / "*.wav")

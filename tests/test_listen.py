@@ -89,14 +89,15 @@ def test_a_file_is_heard_in_its_own_time(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         (["--fast"], 2, "--fast: a microphone has its own time; give a FILE"),
         (["x.wav", "--input", "usb"], 2, "--input usb: not with a FILE; give one of them"),
-        ([SAMPLE, "--latency", "-1"], 2, "latency -1: milliseconds, 0 or more, go here"),
-        ([SAMPLE, "--latency", "nan"], 2, "latency nan: milliseconds, 0 or more, go here"),
+        ([SAMPLE, "--latency", "-1"], 2, "latency -1: milliseconds, 0 to 60000 or inf, go here"),
+        ([SAMPLE, "--latency", "nan"], 2, "latency nan: milliseconds, 0 to 60000 or inf, go here"),
         ([SAMPLE, "--latency", "soon"], 2, "argument --latency: invalid float value: 'soon'"),
         (
             [SAMPLE, "-m", "an4"],
             2,
             "stream: features.cmvn utterance needs the whole; use transcribe",
         ),
+        ([SAMPLE, "--latency", "1e308"], 2, "latency 1e+308: milliseconds, 0 to 60000 or inf"),
         (["nothing.wav"], 1, "nothing.wav: no such file; check the name"),
         ([SAMPLE, "more.wav"], 2, "unknown argument more.wav"),
     ],

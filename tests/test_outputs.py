@@ -26,8 +26,8 @@ GOLDEN = {
         '{"text": "drei", "start": 0.5, "end": 0.82, "confidence": 0.75}], '
         '"confidence": 0.8, "duration": 1.0}'
     ),
-    "srt": "1\n00:00:00,100 --> 00:00:00,820\nzwei drei",
-    "vtt": "WEBVTT\n\n00:00:00.100 --> 00:00:00.820\nzwei drei",
+    "srt": "1\n00:00:00,100 --> 00:00:01,100\nzwei drei",
+    "vtt": "WEBVTT\n\n00:00:00.100 --> 00:00:01.100\nzwei drei",
 }
 GOLDEN_SILENCE = {
     "txt": "",
@@ -46,6 +46,16 @@ def test_golden(name: str) -> None:
 def said(*words: tuple[str, float, float]) -> Recognition:
     found = tuple(Word(text, start, end, 1.0) for text, start, end in words)
     return Recognition(" ".join(word.text for word in found), found, 1.0, 9999.0)
+
+
+def test_subtitles_stay_long_enough_to_be_read_unless_the_next_one_comes() -> None:
+    short = said(("a", 0.5, 0.5), ("b", 1.4, 1.42), ("c", 4.0, 4.0))
+    vtt = WRITERS["vtt"]("", short)
+    assert [line for line in vtt.splitlines() if "-->" in line] == [
+        "00:00:00.500 --> 00:00:01.400",
+        "00:00:01.400 --> 00:00:02.400",
+        "00:00:04.000 --> 00:00:05.000",
+    ]
 
 
 def test_subtitles_are_cut_at_pauses_and_before_they_grow_long() -> None:

@@ -96,6 +96,19 @@ def test_models_are_given_away_by_name(client: TestClient, tmp_path: Path) -> No
         assert error["code"] in ("model_not_found", "not_found")
 
 
+def test_a_model_file_that_is_another_by_now_is_not_given_away(tmp_path: Path) -> None:
+    file = tmp_path / "mine.onnx"
+    file.write_bytes(b"model")
+    app = build_app({"mine": LEFT_RIGHT}, Limits(), token=None, model_files={"mine": file})
+    client = TestClient(app, headers=HERE)
+    assert client.get("/models/mine.onnx").content == b"model"
+    file.write_bytes(b"another")
+    answer = client.get("/models/mine.onnx")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "model_changed")
+    file.unlink()
+    assert client.get("/models/mine.onnx").status_code == 409
+
+
 def test_a_token_is_asked_for_all_but_the_page() -> None:
     with client_of(token="word") as client:  # noqa: S106
         for path in ("/", *(f"/page/{place}" for place in OWN)):
@@ -295,8 +308,8 @@ def test_models_of_one_name_are_refused(call: Call, tmp_path: Path) -> None:
 def test_without_onnxruntime_web_there_is_one_line(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(site, "VENDOR", tmp_path)
-    (tmp_path / site.RUNTIME[0]).touch()
+    half = {**OWN, f"vendor/{site.RUNTIME[0]}": tmp_path}
+    monkeypatch.setattr(site, "page_files", lambda: half)
     assert not site.has_runtime()
     code, out, err = call("page", "-o", tmp_path / "site")
     assert (code, out) == (1, "")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from browsed import (
     HERE,
@@ -204,6 +205,12 @@ def test_what_cannot_be_recognised_is_told(page: Page, tmp_path: Path) -> None:
         assert status(page, what).startswith(f"{file.name}: ")
         assert page.is_hidden("#answer") and page.text_content("#text") == ""
         assert "wrong" in (page.get_attribute("#status", "class") or "")
+    small = tmp_path / "small.flac"  # 0.3 MB; decoded, it would be 700 MB
+    soundfile.write(small, np.zeros((1800 * 48000, 1), np.int16), 48000)
+    page.evaluate("() => { OfflineAudioContext.prototype.decodeAudioData = () => never; }")
+    page.set_input_files("#file", small)
+    assert status(page, "longer than 60 s").startswith("small.flac: ")
+    page.reload()
     quiet = tmp_path / "quiet.wav"
     write_wav(quiet, np.zeros(8000, np.float32), 8000)
     assert give(page, quiet, THERE) == "No words were recognised."
@@ -221,7 +228,7 @@ def test_the_page_asks_for_a_token(browser: Browser) -> None:
         # A header cannot hold the second one; the field stays all the same.
         for token, told in (
             ("wrong", "Authorization"),
-            ("wo\u2011rd", "fetch"),
+            ("wo\u2011rd", "Headers"),
             ("word", "Ready."),
         ):
             assert page.is_visible("#token")
@@ -232,6 +239,53 @@ def test_the_page_asks_for_a_token(browser: Browser) -> None:
         assert not page.is_visible("#token")
         assert give(page, SAMPLE, THERE) == "seven zero eight"
         page.close()
+
+
+def test_a_sound_that_needed_a_token_is_heard_once_it_is_there(page: Page, tmp_path: Path) -> None:
+    """The one token of a server that was started anew; the sound is not asked for again."""
+    give(page, SAMPLE, THERE)
+    refused = {"status": 401, "json": {"error": {"message": "Authorization: no token"}}}
+    page.route("**/log_probs*", lambda route: route.fulfill(**refused), times=1)
+    again = tmp_path / "again.wav"
+    again.write_bytes(SAMPLE.read_bytes())
+    page.set_input_files("#file", again)
+    status(page, "again.wav: Authorization")
+    assert page.text_content("#text") == ""
+    page.wait_for_function("document.activeElement.id === 'token'")
+    page.fill("#token", "word")
+    page.press("#token", "Enter")
+    status(page, "again.wav: 1.27 s")
+    assert page.inner_text("#text") == "seven zero eight"
+
+
+@needs_runtime
+def test_a_network_is_fetched_once_and_again_after_a_failure(
+    browser: Browser, address: str
+) -> None:
+    fetched: list[str] = []
+    page = browser.new_page()
+    page.on("request", lambda asked: fetched.append(asked.url))
+    page.goto(address)
+    status(page, "Ready.")
+    page.select_option("#place", HERE)
+    page.route("**/*.mjs", lambda route: route.abort(), times=1)
+    page.set_input_files("#file", SAMPLE)
+    assert "try again" in status(page, "onnxruntime-web: ")
+    fetched.clear()
+    for file in (SAMPLES / "six.wav", SAMPLES / "two.wav", SAMPLE):
+        page.set_input_files("#file", file)
+    status(page, f"{SAMPLE.name}: 1.27 s")
+    assert page.inner_text("#text") == "seven zero eight"
+    assert sum(url.endswith("/digits.onnx") for url in fetched) == 1
+    page.close()
+
+
+def test_a_server_that_is_gone_is_told(browser: Browser, address: str) -> None:
+    page = browser.new_page()
+    page.route("**/models.json", lambda route: route.abort())
+    page.goto(address)
+    assert "cannot be reached; see that it runs" in status(page, "the server")
+    page.close()
 
 
 # ---- it can be used by everybody ----

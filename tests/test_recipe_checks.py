@@ -215,7 +215,15 @@ CONTRADICTIONS = [
     ),
     (
         "{model: {head: classify}, data: {tokens: classes}, training: {auxiliary: 0.3}}",
-        "training.auxiliary is a task beside CTC, which needs model.head ctc; set it to 0",
+        "training.auxiliary beside classes spells their phones; set model.phones, too, or 0",
+    ),
+    (
+        "model: {phones: 0.1}",
+        "model.phones are of model.head classify, learnt by training.auxiliary; set both, or 0",
+    ),
+    (
+        "{model: {head: classify, phones: 0.1}, data: {tokens: classes}, training: {auxiliary: 1}}",
+        "model.phones and data.pronunciations need each other; set both, or none",
     ),
     ("augment: {speeds: []}", "augment.speeds holds a factor outside 0.25 to 4; correct it"),
     ("augment: {speeds: [1, 5]}", "augment.speeds holds a factor outside 0.25 to 4; correct it"),

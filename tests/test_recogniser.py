@@ -349,6 +349,8 @@ def test_steady_noise_is_left_out_on_demand(long_recogniser: Recogniser) -> None
     assert long_recogniser.transcribe(samples, skip_silence=True).words == everything.words
     assert sum(heard) == 1
     assert [word.text for word in everything.words] == ["b"]
+    with pytest.raises(AudioError, match="holds no samples"):
+        list(long_recogniser.transcribe_blocks([samples[:0]], skip_silence=True))
 
 
 def test_a_classifier_hears_wholes() -> None:
@@ -411,7 +413,8 @@ def test_many_are_recognised_as_one_by_one(model: Path, tmp_path: Path) -> None:
 def test_each_error_takes_the_place_of_a_result(model: Path, tmp_path: Path) -> None:
     clip = tmp_path / "clip.wav"
     write_wav(clip, tone(300.0, 0.2), RATE)
-    found = load(model).transcribe_many([tmp_path / "none.wav", clip, b"no audio", clip])
+    nothing = np.zeros(0, np.float32)
+    found = load(model).transcribe_many([tmp_path / "none.wav", clip, nothing, clip])
     assert [type(answer) for answer in found] == [AudioError, Recognition, AudioError, Recognition]
     assert found[1] == found[3]
     assert load(model).transcribe_many([]) == []

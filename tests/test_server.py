@@ -31,8 +31,8 @@ GOLDEN: dict[str, Any] = {
     "json": {"text": "left right", "usage": {"type": "duration", "seconds": 1}},
     "text": "left right\n",
     "verbose_json": {**VERBOSE, "segments": [SEGMENT]},
-    "srt": "1\n00:00:00,010 --> 00:00:00,050\nleft right\n",
-    "vtt": "WEBVTT\n\n00:00:00.010 --> 00:00:00.050\nleft right\n",
+    "srt": "1\n00:00:00,010 --> 00:00:01,010\nleft right\n",
+    "vtt": "WEBVTT\n\n00:00:00.010 --> 00:00:01.010\nleft right\n",
 }
 
 

@@ -120,3 +120,11 @@ def test_a_minute_without_an_end_is_sure_all_the_same() -> None:
     said = [len(cut.hear(frames)) for _ in range(61)]
     assert sum(said) == 2
     assert len(cut._pending) <= 3000
+
+
+def test_a_token_on_a_minutes_end_is_not_said_twice() -> None:
+    log_probs = spelt([2, 0, 3, 0] * 749 + [2, 2, 2, 2, 2, 2, 0, 3] * 10, 4)
+    found = settled(settler(LETTERS), log_probs, [1])
+    assert len(found) > 1
+    said = [token for segment in found for token in segment.hypothesis.tokens]
+    assert said == list(greedy(log_probs).tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given
@@ -230,6 +231,19 @@ def test_words_apart_are_told_as_unknown() -> None:
     assert vocabulary.normalise("_unknown_:b") == UNKNOWN
     assert Vocabulary.from_dict(vocabulary.to_dict()) == vocabulary
     assert Vocabulary.from_texts("classes", ["up", UNKNOWN]).told_as == (0, 1)
+
+
+def test_phones_are_numbers_and_the_scores_those_of_the_tokens() -> None:
+    found = Vocabulary.from_texts("classes", ["up", "_silence_", "_unknown_:cup", "_unknown_:x"])
+    vocabulary = replace(found, phones=("", None, "ʌp", "kʌp", None))
+    assert vocabulary.sounds == ("k", "p", "ʌ")
+    assert vocabulary.sounds_of == ((), None, (3, 2), (1, 3, 2), None)
+    assert vocabulary.names == vocabulary.tokens
+    assert vocabulary.labels == ("_silence_", UNKNOWN, "up", "cup", "x")
+    assert vocabulary.encode("_unknown_:cup") == [3] and vocabulary.told_as[3] == 1
+    assert Vocabulary.from_dict(vocabulary.to_dict()) == vocabulary
+    with pytest.raises(DataError, match="phones are of classes, of each; give them again"):
+        replace(found, phones=("", None, "ʌp"))
 
 
 @pytest.mark.parametrize(("kind", "tokens"), [("words", (BLANK_TOKEN, UNKNOWN)), ("classes", "a")])

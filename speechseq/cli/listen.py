@@ -6,7 +6,7 @@ import argparse
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from speechseq.cli.microphone import BLOCK_SECONDS, Microphone
@@ -61,13 +61,20 @@ def run(arguments: argparse.Namespace) -> None:
     stream = recogniser.stream(**latency)
     if microphone:
         note(f"listening to {microphone.name}; Ctrl-C ends")
-        listen(stream, microphone.blocks(recogniser.rate))
+        listen(stream, microphone.blocks(recogniser.rate), microphone.rest)
     else:
         listen(stream, _of_file(arguments.file, recogniser, arguments.fast))
 
 
-def listen(stream: Listener, blocks: Iterable[np.ndarray]) -> None:
-    """Print what a stream hears in blocks (samples,): to their end, or until interrupted."""
+def listen(
+    stream: Listener,
+    blocks: Iterable[np.ndarray],
+    rest: Callable[[], Iterable[np.ndarray]] = tuple,
+) -> None:
+    """Print what a stream hears in blocks (samples,): to their end, or until interrupted.
+
+    `rest` gives what was on its way when it was.
+    """
     page = Page()
     looked = 0.0
     try:
@@ -79,6 +86,8 @@ def listen(stream: Listener, blocks: Iterable[np.ndarray]) -> None:
                 looked = stream.seconds
                 page.show(" ".join(word.text for word in stream.unsure()))
     finally:  # what was heard is told in any case
+        for block in rest():
+            page.add(stream.hear(block))
         page.add(stream.finish())
         page.end_line()
 

@@ -150,7 +150,10 @@ def _in_turn(tasks: Iterator[Task], work: Work, ahead: int) -> Iterator[Task]:
 
 
 def _work(recogniser: Recogniser, skip_silence: bool, chunk: Sequence[str]) -> list[Answer]:
-    sources = [source_of(name) for name in chunk]
+    try:
+        sources = [source_of(name) for name in chunk]
+    except UsageError as error:  # the standard input, which is always alone in its chunk
+        return [error]
     return recogniser.transcribe_many(sources, skip_silence=skip_silence)
 
 

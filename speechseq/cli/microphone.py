@@ -12,6 +12,8 @@ from speechseq.errors import SpeechseqError
 if TYPE_CHECKING:
     import numpy as np
 
+    from speechseq.streaming import Resampler
+
 BLOCK_SECONDS = 0.05
 """Samples that come together."""
 
@@ -43,6 +45,7 @@ class Microphone:
             ) from None
         self.name: str = found["name"]
         self._own_rate = round(found["default_samplerate"])
+        self._resample: Resampler | None = None
 
     def blocks(self, rate: int) -> Iterator[np.ndarray]:
         """Yield what is heard in blocks (samples,) of float32 at `rate`, for ever.
@@ -54,7 +57,7 @@ class Microphone:
 
         found = rate if self._takes(rate) else self._own_rate
         heard: queue.Queue[np.ndarray] = queue.Queue()
-        resample = Resampler(found, rate)
+        self._resample = Resampler(found, rate)
         try:
             with self._library.InputStream(
                 device=self._device,
@@ -64,12 +67,17 @@ class Microphone:
                 dtype="float32",
                 callback=lambda samples, *_: heard.put(samples[:, 0].copy()),
             ):
-                yield from map(resample, self._taken(heard))
+                yield from map(self._resample, self._taken(heard))
         except self._library.PortAudioError as error:
             raise SpeechseqError(
                 f"microphone {self.name}: cannot be opened ({_line(error)}); see that no other "
                 f"program holds it, or name another with --input"
             ) from None
+
+    def rest(self) -> Iterator[np.ndarray]:
+        """Yield what still waits to be resampled: no more is taken."""
+        if self._resample:
+            yield self._resample.finish()
 
     def _taken(self, heard: queue.Queue[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield blocks as they come; say once that they come faster than they are taken."""

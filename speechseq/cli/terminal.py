@@ -116,6 +116,7 @@ def by_name(models: Sequence[str] | None) -> dict[str, str]:
     for model in models or [DEFAULT_MODEL]:
         path = Path(model)
         name = path.resolve().name if path.is_dir() else path.stem
+        name = os.fsencode(name).decode(errors="replace")  # clients read it as JSON
         if name in named:
             raise UsageError(f"{model}: a second model called {name!r}; rename one of them")
         named[name] = model

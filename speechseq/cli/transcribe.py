@@ -204,6 +204,8 @@ def _targets(inputs: Sequence[str], arguments: argparse.Namespace) -> dict[str, 
     """Name the output file of each input; two inputs may not share one, nor one be there."""
     if not arguments.output:
         return {}
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise UsageError(f"-o {arguments.output}: is no folder; name one, or a new one")
     targets: dict[str, Path] = {}
     owners: dict[Path, str] = {}
     for name in inputs:

@@ -55,12 +55,7 @@ async def list_offer(request: Request) -> Response:
 async def show_model_file(request: Request) -> Response:
     """Return a model's ONNX file."""
     service: Service = request.app.state.service
-    path = service.model_files.get(request.path_params["name"])
-    if path is None:
-        known = ", ".join(service.model_files) or "none"
-        message = f"model: no such file here; there are {known}"
-        raise Refusal(404, message, code="model_not_found", param="model")
-    return _file(request, path)
+    return _file(request, service.model_file(request.path_params["name"]))
 
 
 async def give_log_probs(request: Request) -> Response:

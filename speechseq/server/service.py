@@ -51,6 +51,7 @@ class Service:
         _check_memory(recognisers, limits, takes_uploads)
         self.recognisers = recognisers
         self.model_files = model_files or {}
+        self._opened = {name: _state_of(path) for name, path in self.model_files.items()}
         self.limits = limits
         self.metrics = Metrics()
         self.uploads = Gate(limits.requests, limits.queue, limits.wait_seconds)
@@ -115,6 +116,23 @@ class Service:
         message = f"model: no {name[:80]!r} here; choose from {known}"
         raise Refusal(404, message, code="model_not_found", param="model")
 
+    def model_file(self, name: str) -> Path:
+        """Return the file of a model that is given away, as it was when the server started.
+
+        Raises:
+            Refusal: there is none (404), or another one by now (409), which would be read with
+                this one's vocabulary.
+        """
+        if name not in self.model_files:
+            known = ", ".join(self.model_files) or "none"
+            message = f"model: no such file here; there are {known}"
+            raise Refusal(404, message, code="model_not_found", param="model")
+        path = self.model_files[name]
+        if _state_of(path) != self._opened[name]:
+            message = f"model: the file of {name} has changed; start the server again"
+            raise Refusal(409, message, code="model_changed", param="model")
+        return path
+
     async def read(self, work: Callable[[], Result]) -> Result:
         """Run what takes time in one of the reading threads."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
@@ -151,6 +169,15 @@ class Service:
         watch("uploads", "Uploads that are worked on", lambda: self.uploads.inside)
         watch("streams", "Open streams", lambda: self.streams.inside)
         watch("held_bytes", "Bytes of uploads and samples", lambda: self.store.held)
+
+
+def _state_of(path: Path) -> tuple[int, int] | None:
+    """Return when a file was written and how large it is; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def _too_busy() -> Refusal:

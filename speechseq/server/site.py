@@ -42,7 +42,7 @@ MODEL_TYPE = MEDIA_TYPES[".onnx"]
 
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; "
-    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
+    "connect-src 'self'; img-src data:; media-src blob:; base-uri 'none'; form-action 'none'"
 )
 """What the page may load: its own files. It stands in the page, too, where no server says it."""
 
@@ -59,7 +59,7 @@ def page_files() -> dict[str, Path]:
 
 def has_runtime() -> bool:
     """Tell whether onnxruntime-web is here."""
-    return all((VENDOR / name).is_file() for name in RUNTIME)
+    return all(f"{VENDOR.name}/{name}" in page_files() for name in RUNTIME)
 
 
 def need_runtime() -> None:

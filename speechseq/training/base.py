@@ -23,7 +23,7 @@ from speechseq.training.graph import build_graph
 from speechseq.training.notes import Note
 from speechseq.training.run_folder import read_run
 
-OWN = ("head", "pooling", "attention_heads", "skip_input")
+OWN = ("head", "pooling", "attention_heads", "skip_input", "phones")
 """Model settings that stay the recipe's own; features and all the others are the base's."""
 
 HEAD = "head."
@@ -34,6 +34,9 @@ Nor are those of the second task.
 
 ROWS = "head.output."
 """Prefix of the weights that have a row for each token."""
+
+PHONES = "phones."
+"""Prefix of the weights that have a row for each sound."""
 
 SHARED = 0.5
 """Least share of the tokens that the base must have for any of its rows to be taken."""
@@ -74,6 +77,8 @@ def start_from(network: SpeechNetwork, recipe: Recipe, vocabulary: Vocabulary, n
     own = network.state_dict()
     if known != wanted:
         theirs = _of_tokens(theirs, known, own, wanted)
+    if base.sounds != vocabulary.sounds:
+        theirs = {name: weight for name, weight in theirs.items() if not name.startswith(PHONES)}
     fits = {
         name: theirs[name]
         for name in own
@@ -133,7 +138,7 @@ def teacher_of(
     ):
         if one != other:
             raise ModelError(f"training.teacher {name}: has other {what}; set the recipe's alike")
-    network = SpeechNetwork(theirs, tokens.told_as)
+    network = SpeechNetwork(theirs, tokens)
     network.load_state_dict(weights_of(name)[0])
     return network.to(device).eval().requires_grad_(False)
 
@@ -146,9 +151,9 @@ def weights_of(name: str) -> tuple[dict[str, Tensor], Vocabulary]:
     """
     recipe, vocabulary = _settings(name)
     if _is_run(name):
-        network = load_network(Path(name) / RUN_WEIGHTS, recipe, vocabulary.told_as)
+        network = load_network(Path(name) / RUN_WEIGHTS, recipe, vocabulary)
     else:
-        network = network_of_graph(read_model(name).path, recipe, vocabulary.told_as)
+        network = network_of_graph(read_model(name).path, recipe, vocabulary)
     return dict(network.state_dict()), vocabulary
 
 
@@ -163,7 +168,7 @@ def _is_run(name: str) -> bool:
     return (Path(name) / RUN_WEIGHTS).is_file()
 
 
-def network_of_graph(path: Path, recipe: Recipe, tokens: int | Sequence[int]) -> SpeechNetwork:
+def network_of_graph(path: Path, recipe: Recipe, tokens: int | Vocabulary) -> SpeechNetwork:
     """Return the network that a model file's graph was written from.
 
     The graph's constants are the network's numbers in another order. Which goes where is read off

@@ -21,9 +21,11 @@ from speechseq.errors import ModelError, choose
 from speechseq.model_file import AUXILIARY
 from speechseq.recipe import ModelSettings, Recipe
 from speechseq.recognition import Network
+from speechseq.tokens import Vocabulary
 from speechseq.training.features import Features, within
 from speechseq.training.front_ends import FRONT_ENDS
 from speechseq.training.heads import HEADS, even_shares
+from speechseq.training.phones import Phones
 
 
 class _Reverse(torch.autograd.Function):
@@ -129,43 +131,55 @@ class Learnt(NamedTuple):
 
     `log_probs` is (batch, frames, scores), words apart each by itself, as is `middle`, what the
     head makes of the layer half-way; `presence` (batch, scores) are the logits of each token's
-    being in the text at all.
+    being in the text at all; `sounds` are those of sounds (batch, frames, 1 + sounds), and lengths.
     """
 
     log_probs: Tensor
     lengths: Tensor
     middle: Tensor | None = None
     presence: Tensor | None = None
+    sounds: tuple[Tensor, Tensor] | None = None
 
 
 class SpeechNetwork(nn.Module):
     """The whole network of a recipe.
 
     ``samples (batch, samples), lengths (batch,) -> log_probs (batch, frames, tokens), lengths``.
-    `tokens` is their number or, where several scores of the head are told as one of them
-    (`Vocabulary.told_as`), each score's token.
+    `tokens` are a vocabulary, or their number where each has one score of the head
+    (`Vocabulary.told_as`) and no phones.
     """
 
-    def __init__(self, recipe: Recipe, tokens: int | Sequence[int]):
+    def __init__(self, recipe: Recipe, tokens: int | Vocabulary):
         super().__init__()
-        self.told_as = tuple(range(tokens) if isinstance(tokens, int) else tokens)
-        self.tokens = len(set(self.told_as))
+        self.tokens = tokens if isinstance(tokens, int) else len(tokens)
+        self.told_as = tuple(range(self.tokens))
+        if isinstance(tokens, Vocabulary) and not tokens.phones:
+            self.told_as = tokens.told_as
         scores = len(self.told_as)
         self.features = Features(recipe.features)
         self.encoder = Encoder(self.features.dims, recipe.model)
         self.head = choose(HEADS, recipe.model.head, "model.head")(
             self.encoder.dims, self.encoder.input_dims, scores, recipe.model
         )
-        self.auxiliary = nn.Linear(self.encoder.dims, scores) if recipe.training.auxiliary else None
+        self.phones, self.auxiliary = None, None
+        if recipe.model.phones and isinstance(tokens, Vocabulary) and tokens.phones:
+            self.phones = Phones(self.encoder.dims, tokens, recipe.model.phones)
+        elif recipe.training.auxiliary:
+            self.auxiliary = nn.Linear(self.encoder.dims, scores)
 
     def from_features(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return log-probabilities of features (batch, frames, dims)."""
         states, inputs, lengths = self.encoder(frames, lengths)
-        log_probs, lengths = self.head(states, inputs, lengths)
-        return told(log_probs, self.told_as), lengths
+        log_probs, sizes = self.head(states, inputs, lengths)
+        log_probs = told(log_probs, self.told_as)
+        if self.phones is not None:
+            log_probs = self.phones.weigh(log_probs, states, lengths)
+        return log_probs, sizes
 
     def to_learn_from(self, frames: Tensor, lengths: Tensor, *, middle: bool = False) -> Learnt:
         """Return the head's answer, and all else that the recipe's loss is taken of.
+
+        What sounds say of the classes is not in it: what was learnt of training words is too sure.
 
         Source: Lee and Watanabe 2021, Intermediate loss regularization for CTC.
         """
@@ -176,7 +190,8 @@ class SpeechNetwork(nn.Module):
         if self.auxiliary is not None:
             shares = even_shares(states[-1], lengths).transpose(1, 2)
             presence = self.auxiliary((shares @ states[-1]).squeeze(1))
-        return Learnt(log_probs, sizes, half_way, presence)
+        sounds = None if self.phones is None else (self.phones(states[-1]), lengths)
+        return Learnt(log_probs, sizes, half_way, presence, sounds)
 
     def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         return self.from_features(*self.features(samples, lengths))
@@ -222,7 +237,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load_network(weights: Path, recipe: Recipe, tokens: int | Sequence[int]) -> SpeechNetwork:
+def load_network(weights: Path, recipe: Recipe, tokens: int | Vocabulary) -> SpeechNetwork:
     """Build a recipe's network and fill it with the weights of a safetensors file.
 
     Raises:

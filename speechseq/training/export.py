@@ -230,7 +230,7 @@ def export(
         GateFailed: parity fails, or int8 loses too much accuracy; nothing is written.
     """
     recipe, vocabulary = read_run(run)
-    network = load_network(run / RUN_WEIGHTS, recipe, vocabulary.told_as)
+    network = load_network(run / RUN_WEIGHTS, recipe, vocabulary)
     if not int8:
         return export_run(
             network, recipe, vocabulary, path, utterances=utterances, note=note, card=card

@@ -42,11 +42,13 @@ def build_graph(network: SpeechNetwork) -> onnx.ModelProto:
         inputs, lengths = carry.stretch(inputs, lengths)
     states = _recurrent(graph, network, inputs, lengths, carry)
     graph.prefix = "head"
-    log_probs, lengths = network.head.write(graph, states, inputs, lengths)
+    log_probs, sizes = network.head.write(graph, states, inputs, lengths)
     log_probs = _told(graph, network, log_probs)
+    if network.phones is not None:
+        log_probs = network.phones.write(graph, log_probs, states, lengths)
     shape = "batch", "frames", network.tokens
     graph.output(log_probs, "log_probs", TensorProto.FLOAT, shape)
-    graph.output(lengths, "log_probs_lengths", TensorProto.INT64, ["batch"])
+    graph.output(sizes, "log_probs_lengths", TensorProto.INT64, ["batch"])
     if carry:
         carry.give_out()
     return graph.model()

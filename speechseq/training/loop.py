@@ -33,6 +33,7 @@ from speechseq.training.export import export_run
 from speechseq.training.noise import noise_log_mels
 from speechseq.training.notes import Note, Show
 from speechseq.training.objective import PRECISIONS, Objective, computed_in, from_features
+from speechseq.training.phones import Spoken
 from speechseq.training.preflight import (
     Ready,
     drop_infeasible,
@@ -103,7 +104,7 @@ def train(
     recipe, vocabulary = training.recipe, training.vocabulary
     if not world.writes:
         return run / RUN_MODEL
-    best = load_network(run / RUN_WEIGHTS, recipe, vocabulary.told_as)
+    best = load_network(run / RUN_WEIGHTS, recipe, vocabulary)
     clips = [u for u in training.validation.utterances if u.audio_filepath]
     return export_run(best, recipe, vocabulary, run / RUN_MODEL, utterances=clips, note=note)
 
@@ -167,7 +168,7 @@ def prepare(
 
     read = streamed if recipe.data.corpus == SHARDS.name else listed
     ready = read(recipe, vocabulary, world, note=note, show=show)
-    network = SpeechNetwork(recipe, ready.vocabulary.told_as).to(device)
+    network = SpeechNetwork(recipe, ready.vocabulary).to(device)
     if recipe.training.base and not (resume and has_checkpoint(run)):
         start_from(network, recipe, ready.vocabulary, note)
     else:
@@ -211,6 +212,7 @@ def _assembled(
             network.features,
             teacher=teacher_of(recipe, ready.vocabulary, device),
             shares=None if ready.shares is None else ready.shares.to(device),
+            spoken=Spoken.of(ready.vocabulary, device) if ready.vocabulary.phones else None,
         ),
         averaged=copy.deepcopy(network).eval(),
         optimiser=torch.optim.AdamW(
@@ -256,7 +258,9 @@ def listed(
     sample = (split.log_mels, recipe.augment.speeds)
     sizes = {"train": size_of(split.utterances), "validation": size_of(held)}
     says = says_of(split, validation, vocabulary)
-    shares = data.shares(vocabulary.told_as) if recipe.training.logit_adjustment else None
+    shares = None
+    if recipe.training.logit_adjustment:
+        shares = data.shares(vocabulary.told_as)[: len(vocabulary.names)]
     return Ready(vocabulary, data, validation, sample, says, sizes, shares)
 
 

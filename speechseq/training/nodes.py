@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,30 @@ class Graph:
             return frames
         scale, bias = self.constant(norm.weight), self.constant(norm.bias)
         return self.add("LayerNormalization", frames, scale, bias, axis=-1, epsilon=norm.eps)
+
+    def scan(
+        self, step: Callable[[Graph, str, Sequence[str]], str], first: str, over: Sequence[str]
+    ) -> str:
+        """Return a value after as many steps as the arrays of `over` are long.
+
+        `step` writes one: it takes a graph, the value and each array's slice, and returns the
+        value's next. Its constants are kept with all others.
+        """
+        body = Graph()
+        body.prefix, body.constants = f"{self.prefix}/step", self.constants
+        value, slices = (
+            f"{body.prefix}/value",
+            [f"{body.prefix}/slice{n}" for n in range(len(over))],
+        )
+        after = step(body, value, slices)
+        names = value, *slices
+        proto = helper.make_graph(
+            body.nodes,
+            body.prefix,
+            [helper.make_empty_tensor_value_info(name) for name in names],
+            [helper.make_empty_tensor_value_info(after)],
+        )
+        return self.add("Scan", first, *over, body=proto, num_scan_inputs=len(over))
 
     def model(self) -> onnx.ModelProto:
         """Return the whole as a checked model."""

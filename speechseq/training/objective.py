@@ -22,6 +22,7 @@ from speechseq.training.loss import (
     presence_loss,
     two_view_sums,
 )
+from speechseq.training.phones import Spoken
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What the network computes in, by the name recipes give it; weights and loss stay fp32."""
@@ -62,7 +63,7 @@ class Objective:
     """What training makes small.
 
     A `teacher` hears what the network hears, without masks. `shares` are the classes' in training,
-    where the loss is to be adjusted to them.
+    where the loss is to be adjusted to them; `spoken` is how the labels sound, if that is learnt.
     """
 
     recipe: Recipe
@@ -70,6 +71,7 @@ class Objective:
     features: Features
     teacher: SpeechNetwork | None = None
     shares: Tensor | None = None
+    spoken: Spoken | None = None
 
     def sums(self, network: nn.Module, batch: Batch, step: int) -> Sums:
         """Return what a batch costs in one step; chance follows from its number."""
@@ -86,6 +88,9 @@ class Objective:
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
             learnt: Learnt = network(frames, lengths.repeat(views))
         labels, label_lengths = self._send(batch.labels), self._send(batch.label_lengths)
+        said = labels
+        if self.spoken is not None:
+            labels = self.spoken.told_as[labels]
         log_probs, sizes = learnt.log_probs, learnt.lengths
         if self.shares is not None:
             log_probs = adjusted(log_probs, self.shares, settings.logit_adjustment)
@@ -99,6 +104,9 @@ class Objective:
             sums = blended(sums, half_way, settings.intermediate)
         if learnt.presence is not None:
             missed = presence_loss(learnt.presence, labels, label_lengths)
+            sums = replace(sums, missed=missed / views)
+        if self.spoken is not None and learnt.sounds is not None:
+            missed = self.spoken.loss(*learnt.sounds, said)
             sums = replace(sums, missed=missed / views)
         if self.teacher is None:
             return sums

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from speechseq.training.data import Batches
 from speechseq.training.encoder import SpeechNetwork, parameters
 from speechseq.training.feature_cache import LogMels, cached_log_mels
 from speechseq.training.notes import Note, Show
+from speechseq.training.pronunciations import phones_of
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,13 @@ def vocabulary_of(recipe: Recipe, utterances: Sequence[Utterance]) -> Vocabulary
     if spells_joins(recipe):
         spoken = (text for text in texts if text.strip() and text not in NO_TEXT)
         texts.append(" ".join([next(spoken, "")] * 2))
-    return Vocabulary.from_texts(recipe.data.tokens, texts, lexicon=not recipe.decoding.freely)
+    vocabulary = Vocabulary.from_texts(
+        recipe.data.tokens, texts, lexicon=not recipe.decoding.freely
+    )
+    if not recipe.data.pronunciations:
+        return vocabulary
+    phones = phones_of(Path(recipe.data.pronunciations), vocabulary.labels)
+    return replace(vocabulary, phones=phones)
 
 
 def spells_joins(recipe: Recipe) -> bool:

@@ -235,5 +235,5 @@ def load_run(run: Path, device: str = "auto") -> Recogniser:
     """
     where = choose_device(device)
     recipe, vocabulary = read_run(run)
-    network = load_network(run / RUN_WEIGHTS, recipe, vocabulary.told_as)
+    network = load_network(run / RUN_WEIGHTS, recipe, vocabulary)
     return Recogniser(torch_network(network, where), vocabulary, recipe)

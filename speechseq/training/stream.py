@@ -288,6 +288,7 @@ NOT_STREAMED = (
     ("data", "others"),
     ("data", "same_words"),
     ("data", "unknown_words"),
+    ("data", "pronunciations"),
     ("data", "clips_per_class"),
     ("data", "without_words"),
     ("data", "validation_speakers"),

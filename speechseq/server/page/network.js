@@ -9,12 +9,13 @@ const HERE = "in this browser";
 const THERE = "on the server";
 const RUNTIME = "./vendor/ort.wasm.bundle.min.mjs";
 
+let failures = 0; // a browser keeps a module that could not be loaded, under its address
+
 /** Return the network of a model's ONNX file, run by onnxruntime-web in this browser. */
 async function here(model) {
-  const [ort, file] = await Promise.all([import(RUNTIME), ask(model.file)]);
-  ort.env.wasm.numThreads = 1; // the fastest for small recurrent networks
+  const file = await ask(model.file);
   const bytes = new Uint8Array(await file.arrayBuffer());
-  const session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+  const [ort, session] = await opened(bytes);
   return async (samples) => {
     const inputs = {
       waveform: new ort.Tensor("float32", samples, [1, samples.length]),
@@ -24,6 +25,18 @@ async function here(model) {
     const [, frames, tokens] = found.dims;
     return { values: found.data, frames, tokens };
   };
+}
+
+/** Return onnxruntime-web, and a session of it. */
+async function opened(bytes) {
+  try {
+    const ort = await import(failures ? `${RUNTIME}?${failures}` : RUNTIME);
+    ort.env.wasm.numThreads = 1; // the fastest for small recurrent networks
+    return [ort, await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] })];
+  } catch (error) {
+    failures++;
+    throw new Error(`onnxruntime-web: ${error.message}; try again, or another place`);
+  }
 }
 
 /** Return the same network, run by the server. */

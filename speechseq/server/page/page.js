@@ -23,10 +23,7 @@ async function enter() {
   try {
     offer = await (await ask("models.json")).json();
   } catch (error) {
-    if (error.status === UNAUTHORISED) {
-      part("door").hidden = false;
-      part("token").select(); // a screen reader tells where it is, whatever the status line said
-    }
+    if (error.status === UNAUTHORISED) openDoor();
     return say(error.message, true);
   }
   const wasAsked = !part("door").hidden;
@@ -39,6 +36,13 @@ async function enter() {
   for (const id of ["model", "place", "record", "file"]) part(id).disabled = false;
   if (wasAsked) part("record").focus(); // the token's field, which had it, is gone
   say("Ready.");
+  recognise(); // a sound that the server would not hear without a token
+}
+
+/** Ask for the token. */
+function openDoor() {
+  part("door").hidden = false;
+  part("token").select(); // a screen reader tells where it is, whatever the status line said
 }
 
 function chosen() {
@@ -66,7 +70,7 @@ async function attempt(what, work, isOver = () => false) {
     await work();
     return true;
   } catch (error) {
-    if (error.status === UNAUTHORISED) part("door").hidden = false;
+    if (error.status === UNAUTHORISED) openDoor();
     if (!isOver()) say(`${what}: ${error.message}`, true);
     return false;
   }
@@ -81,9 +85,9 @@ async function recognise() {
   const place = part("place").value;
   say(`${file.name}: listening …`);
   const work = async () => {
-    const samples = await readFile(file, model.rate);
+    const samples = await readFile(file, model.rate, offer.most_seconds);
+    if (!samples.length) throw new Error("holds no sound; give a longer one");
     const duration = samples.length / model.rate;
-    check(samples, duration);
     const network = await networkOf(model, place);
     const began = performance.now();
     const logProbs = await network(samples);
@@ -105,17 +109,14 @@ function clear() {
   part("text").textContent = "";
 }
 
-function check(samples, duration) {
-  if (!samples.length) throw new Error("holds no sound; give a longer one");
-  const most = offer.most_seconds;
-  if (duration > most) {
-    throw new Error(`longer than ${most} s; cut it, or use speechseq transcribe`);
-  }
-}
-
-async function networkOf(model, place) {
+/** Return a promise of a model's network; two who ask at once get the same one. */
+function networkOf(model, place) {
   const key = JSON.stringify([model.name, place]);
-  if (!loaded.has(key)) loaded.set(key, await PLACES[place](model));
+  if (!loaded.has(key)) {
+    const network = PLACES[place](model);
+    loaded.set(key, network);
+    network.catch(() => loaded.delete(key));
+  }
   return loaded.get(key);
 }
 
@@ -148,6 +149,7 @@ function draw() {
 
 function take(given) {
   file = given;
+  clear();
   recognise();
 }
 
@@ -157,7 +159,7 @@ async function record() {
   say("Opening the microphone …");
   const heard = (seconds) => {
     part("clock").textContent = `${seconds.toFixed(1)} s`;
-    if (seconds >= offer.most_seconds - 1) finish();
+    if (seconds >= 0.98 * offer.most_seconds) finish();
   };
   // A button that is disabled would lose the keyboard's focus.
   opening = true;

@@ -59,8 +59,8 @@ function wordsOf(model, found, duration) {
 
 function wordOf(model, found, group, duration) {
   const seconds = (frame) => {
-    const time = Math.min(Math.max(frameStart(model, frame), 0), duration);
-    return Math.round(time * 1000) / 1000;
+    const time = Math.round(1000 * Math.max(frameStart(model, frame), 0));
+    return Math.min(time, Math.floor(1000 * duration)) / 1000;
   };
   return {
     text: textOf(

@@ -17,8 +17,13 @@ export class Refusal extends Error {
 
 /** Ask for a place beside the page; throw a Refusal where the answer is no success. */
 export async function ask(place, options = {}) {
-  const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  const response = await fetch(place, { ...options, headers });
+  const headers = new Headers(token ? { Authorization: `Bearer ${token}` } : {});
+  let response;
+  try {
+    response = await fetch(place, { ...options, headers });
+  } catch {
+    throw new Error("the server cannot be reached; see that it runs, and load this page again");
+  }
   if (!response.ok) throw new Refusal(response.status, await reasonOf(response));
   return response;
 }

@@ -3,14 +3,19 @@
 /** Larger files are not decoded: the browser would hold all of their samples. */
 const MOST_BYTES = 100e6;
 
-/** Return a file's samples (samples,) at a rate: mono, in [-1, 1].
+/** A browser that has not found a file's length by then (milliseconds) will not. */
+const LENGTH_WAIT = 3000;
+
+/** Return a file's samples (samples,) at a rate: mono, in [-1, 1], of so many seconds at most.
  *
  * The browser's decoder resamples with a filter, which its audio nodes do not.
  */
-export async function readFile(file, rate) {
+export async function readFile(file, rate, mostSeconds) {
   if (file.size > MOST_BYTES) {
     throw new Error(`larger than ${MOST_BYTES / 1e6} MB; cut it, or use speechseq transcribe`);
   }
+  // Decoded first, an hour of a compressed file would fill gigabytes.
+  check(await secondsOf(file), mostSeconds);
   const context = new OfflineAudioContext(1, 1, rate);
   let bytes;
   try {
@@ -24,7 +29,31 @@ export async function readFile(file, rate) {
   } catch {
     throw new Error("not audio that this browser reads; give wav, flac, ogg or mp3");
   }
+  check(buffer.duration, mostSeconds);
   return averaged(buffer);
+}
+
+function check(seconds, mostSeconds) {
+  if (seconds > mostSeconds) {
+    throw new Error(`longer than ${mostSeconds} s; cut it, or use speechseq transcribe`);
+  }
+}
+
+/** Return how long a file says it is, in seconds; 0 where the browser cannot tell. */
+async function secondsOf(file) {
+  const place = URL.createObjectURL(file);
+  const audio = new Audio();
+  const told = new Promise((resolve) => {
+    audio.onloadedmetadata = () => resolve(audio.duration);
+    audio.onerror = () => resolve(0);
+    setTimeout(resolve, LENGTH_WAIT, 0);
+  });
+  audio.preload = "metadata";
+  audio.src = place;
+  const seconds = await told;
+  audio.removeAttribute("src");
+  URL.revokeObjectURL(place);
+  return Number.isFinite(seconds) ? seconds : 0;
 }
 
 /** Start to record; return a function that ends it and gives the recording as a wav file.
@@ -33,19 +62,24 @@ export async function readFile(file, rate) {
  */
 export async function startRecording(heard, gone) {
   const stream = await openMicrophone();
-  const context = new AudioContext();
+  let context = null;
   const close = async () => {
     stream.getTracks().forEach((track) => track.stop());
-    await context.close();
+    await context?.close();
   };
+  let capture;
   try {
+    context = new AudioContext();
     await context.audioWorklet.addModule(new URL("capture.js", import.meta.url));
+    // Of a microphone with two channels the mean is heard, as of a file.
+    const mono = { channelCount: 1, channelCountMode: "explicit" };
+    capture = new AudioWorkletNode(context, "capture", mono);
+    context.createMediaStreamSource(stream).connect(capture).connect(context.destination);
   } catch (error) {
     await close();
     throw error;
   }
   stream.getAudioTracks()[0].onended = gone;
-  const capture = new AudioWorkletNode(context, "capture");
   const blocks = [];
   let size = 0;
   let isOver = false;
@@ -54,7 +88,6 @@ export async function startRecording(heard, gone) {
     size += data.length;
     if (!isOver) heard(size / context.sampleRate);
   };
-  context.createMediaStreamSource(stream).connect(capture).connect(context.destination);
   return async () => {
     isOver = true; // what is still on its way belongs to the recording, but nobody is told
     await close();
