@@ -348,7 +348,7 @@ def test_what_cannot_stream_says_so() -> None:
     with pytest.raises(UsageError, match="cmvn utterance"):
         plain.stream()
     for recogniser, wrong in itertools.product((load("digits"), classifier), (-1.0, math.nan)):
-        with pytest.raises(UsageError, match="milliseconds, 0 or more, go here"):
+        with pytest.raises(UsageError, match="milliseconds, 0 to 60000 or inf, go here"):
             recogniser.stream(latency_ms=wrong)
     with pytest.raises(AudioError, match="mono samples"):
         load("digits").stream().hear(np.zeros((2, 2), np.float32))

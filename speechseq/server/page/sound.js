@@ -15,7 +15,7 @@ export async function readFile(file, rate, mostSeconds) {
     throw new Error(`larger than ${MOST_BYTES / 1e6} MB; cut it, or use speechseq transcribe`);
   }
   // Decoded first, an hour of a compressed file would fill gigabytes.
-  check(await secondsOf(file), mostSeconds);
+  if (file.size) check(await secondsOf(file), mostSeconds);
   const context = new OfflineAudioContext(1, 1, rate);
   let bytes;
   try {
