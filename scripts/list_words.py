@@ -6,6 +6,8 @@ Clips of Speech Commands, Arabic Speech Commands (its words are other words: `ar
 synthetic voices, as far as they are at hand, and AN4's sentences cut into their words where the
 bundled `an4` hears them. Validation is that of Speech Commands. `--without` leaves words out that
 are to be measured as never heard; words of fewer than `--least` clips are left out, too.
+With `--spelt` the texts are the words' phones, to learn to spell those (data.tokens characters);
+words that the file of pronunciations lacks are left out.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from speechseq.errors import DataError
 from speechseq.manifest import Utterance, read_utterance, write_manifest
 from speechseq.padding import pad
 from speechseq.recogniser import Recogniser, load
+from speechseq.training.pronunciations import read_pronunciations
 
 FOREIGN = {"arabic_speech_commands": "arabic "}
 """Corpora whose words are spelt like others but sound otherwise, and what tells them apart."""
@@ -102,17 +105,26 @@ def listed(without: Sequence[str], least: int) -> list[Utterance]:
     ]
 
 
+def spelt(words: Sequence[Utterance], pronunciations: Path) -> list[Utterance]:
+    """Return the words whose phones a file has, with these for texts."""
+    known = read_pronunciations(pronunciations)
+    return [replace(u, text=known[u.text]) for u in words if u.text in known]
+
+
 def main() -> None:
     """Read the command line and write the manifest."""
     parser = parser_of(__doc__)
     parser.add_argument("--without", nargs="*", default=[])
     parser.add_argument("--least", type=natural, default=2)
+    parser.add_argument("--spelt", type=Path, metavar="FILE", help="of pronunciations")
     parser.add_argument("-o", "--output", type=Path, required=True)
     add_force(parser, "the manifest")
     arguments = parser.parse_args()
     with one_line_errors():
         refuse_existing(arguments.force, arguments.output)
         found = listed(arguments.without, arguments.least)
+        if arguments.spelt:
+            found = spelt(found, arguments.spelt)
         write_manifest(arguments.output, found)
     words = len({utterance.text for utterance in found})
     print(f"{arguments.output}: {len(found)} clips, {words} words", file=sys.stderr)

@@ -93,3 +93,10 @@ def test_corpora_are_listed_without_words_and_foreign_ones_stand_apart(
         u.key for u in expected
     ]
     assert not script.listed([], 1000)
+
+
+def test_words_are_spelt_as_they_sound(script: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "phones.txt").write_text("go ɡO\n", encoding="utf-8")
+    words = [Utterance("a.wav", 1.0, text, "me", split="train") for text in ("go", "arabic yes")]
+    found = script.spelt(words, tmp_path / "phones.txt")
+    assert [(u.audio_filepath, u.text) for u in found] == [("a.wav", "ɡO")]

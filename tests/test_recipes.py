@@ -48,7 +48,8 @@ SPLITS = {
 
 def corpus_of(path: Path) -> str:
     """Return the corpus a recipe is for: its folder's, but what is composed is a manifest."""
-    return {"cells": "jsonl"}.get(path.parent.name, path.parent.name)
+    composed = {"cells/memory", "speech_commands/phones"}
+    return "jsonl" if named(path) in composed else path.parent.name
 
 
 def named(path: Path) -> str:
