@@ -58,6 +58,12 @@ def _along(log_probs: np.ndarray, path: np.ndarray) -> Hypothesis:
     )
 
 
+def mean_confidence(confidences: Sequence[float], weights: Sequence[int] | None = None) -> float:
+    """Return how probable a stretch is on average, from its parts': their geometric mean."""
+    logs = np.log(np.maximum(confidences, np.finfo(np.float64).tiny))
+    return float(np.exp(np.average(logs, weights=weights)))
+
+
 class Lexicon:
     """Decode into the vocabulary's words and no others: the best path that spells them.
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from speechseq.decoding import Hypothesis
+from speechseq.decoding import Hypothesis, mean_confidence
 from speechseq.recipe import Recipe
 from speechseq.tokens import Vocabulary
 
@@ -115,7 +115,7 @@ class WordFinder:
             text=self._vocabulary.decode([hypothesis.tokens[place] for place in group]),
             start=self._seconds(hypothesis.starts[first], duration),
             end=self._seconds(hypothesis.ends[last], duration),
-            confidence=float(np.exp(np.mean(np.log(np.maximum(confidences, 1e-30))))),
+            confidence=mean_confidence(confidences),
         )
 
     def _seconds(self, frame: int, duration: float) -> float:

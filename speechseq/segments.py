@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from speechseq.decoding import Decoder, Hypothesis
+from speechseq.decoding import Decoder, Hypothesis, mean_confidence
 from speechseq.tokens import BLANK, Vocabulary
 
 SEGMENT_SECONDS = 60.0
@@ -80,12 +80,8 @@ def join(one: Segment, two: Segment) -> Segment:
     # CTC has a blank between two of the same, so these are one.
     if a.tokens[-1:] == b.tokens[:1] and a.ends[-1:] == b.starts[:1] == (two.first,):
         frames = a.ends[-1] - a.starts[-1], b.ends[0] - b.starts[0]
-        logs = np.log(np.maximum(sure[whole - 1 : whole + 1], 1e-300))
-        sure = (
-            *sure[: whole - 1],
-            float(np.exp(np.average(logs, weights=frames))),
-            *sure[whole + 1 :],
-        )
+        merged = mean_confidence(sure[whole - 1 : whole + 1], frames)
+        sure = (*sure[: whole - 1], merged, *sure[whole + 1 :])
         whole, behind = whole - 1, 1
     joined = Hypothesis(
         tokens=a.tokens + b.tokens[behind:],
@@ -178,15 +174,16 @@ def _segment(found: Hypothesis, log_probs: np.ndarray, first: int) -> Segment:
     starts, ends = found.starts[:count], [min(end, size) for end in found.ends[:count]]
     confidences = found.token_confidences[:count]
     if count:
-        logs = np.log(np.maximum(confidences, 1e-300))
-        mean = np.average(logs, weights=np.subtract(ends, starts))
+        confidence = mean_confidence(
+            confidences, [end - start for start, end in zip(starts, ends, strict=True)]
+        )
     else:
-        mean = np.minimum(log_probs[:, BLANK], 0.0).mean(dtype=np.float64)
+        confidence = float(np.exp(np.minimum(log_probs[:, BLANK], 0.0).mean(dtype=np.float64)))
     part = Hypothesis(
         tokens=found.tokens[:count],
         starts=tuple(start + first for start in starts),
         ends=tuple(end + first for end in ends),
         token_confidences=confidences,
-        confidence=float(np.exp(mean)),
+        confidence=confidence,
     )
     return Segment(part, first, first + size)

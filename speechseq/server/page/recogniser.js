@@ -69,6 +69,6 @@ function wordOf(model, found, group, duration) {
     ),
     start: seconds(found.starts[group[0]]),
     end: seconds(found.ends[group.at(-1)]),
-    confidence: Math.exp(mean(group.map((n) => Math.log(Math.max(found.confidences[n], 1e-30))))),
+    confidence: Math.exp(mean(group.map((n) => Math.log(Math.max(found.confidences[n], Number.MIN_VALUE))))),
   };
 }
