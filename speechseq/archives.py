@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import lzma
 import os
@@ -12,11 +13,13 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from speechseq.errors import DataError
 from speechseq.files import (
@@ -30,6 +33,23 @@ from speechseq.files import (
 )
 
 _LARGEST_HEADER_BYTES = 16 << 20
+
+_DAMAGES = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    OverflowError,
+    ValueError,
+    RuntimeError,  # zipfile: encrypted, or an unknown compression (NotImplementedError)
+)
+"""What readers of archives raise where one is damaged."""
+
+_DAMAGE_NUMBERS = (None, errno.EINVAL)
+"""`errno` where a decompressor fails, and where a damaged header leads to a place before the file;
+any other says that it is the machine that fails."""
 
 
 class UnusableArchive(DataError):
@@ -52,12 +72,12 @@ def extract(
 
     Raises:
         UnusableArchive: it is damaged, hostile or over the limits.
-        DataError: `folder` is there, or cannot be written.
+        DataError: `folder` is there or cannot be written, or the archive cannot be read.
     """
     source, target = Path(archive_path), Path(folder)
     refuse_existing(target)
     staging = beside(target)
-    unpacking = _Unpacking(source, staging, member, max_files, max_bytes)
+    unpacking = _Unpacking(source, target, staging, member, max_files, max_bytes)
     try:
         with writing(target):
             staging.mkdir(parents=True)
@@ -76,6 +96,7 @@ class _Unpacking:
     """What has been unpacked so far, and the limits on it."""
 
     source: Path
+    target: Path
     root: Path
     member: str
     max_files: int
@@ -101,22 +122,42 @@ class _Unpacking:
         """Make the error for an archive that is not unpacked."""
         return UnusableArchive(f"{self.source}: {problem}, so it is not unpacked; get another copy")
 
-    def make_folder(self, place: Path) -> None:
-        """Make a folder and those above it."""
-        with writing(place):
-            place.mkdir(parents=True, exist_ok=True)
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Refuse the archive where reading it fails, unless it is the machine that fails."""
+        try:
+            yield
+        except _DAMAGES as error:
+            # zipfile takes a file whose end it cannot read for no zip.
+            for failed in (error, error.__context__):
+                if isinstance(failed, OSError) and failed.errno not in _DAMAGE_NUMBERS:
+                    raise DataError(
+                        f"{self.source}: cannot be read ({failed.strerror}); "
+                        f"check the path and the disk"
+                    ) from None
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise self.refusal(f"is damaged or no archive ({reason})") from None
 
-    def copy(self, file: IO[bytes], place: Path) -> None:
-        """Write one file, counting its bytes."""
-        self.make_folder(place.parent)
-        self.files += 1
-        with writing(place):
-            output = open(place, "xb")  # noqa: SIM115 (closed below)
-        with output:
+    def add(self, name: str, open_content: Callable[[], Any] | None) -> None:
+        """Unpack the entry `name`, a folder where it has no content, unless outside `member`."""
+        place = self.place(name)
+        if place is None:
+            return
+        with writing(self.target):
+            if open_content is None:
+                place.mkdir(parents=True, exist_ok=True)
+                return
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self.files += 1
+            with open(place, "xb") as output:
+                output.writelines(self.content(open_content))
+
+    def content(self, open_content: Callable[[], Any]) -> Iterator[bytes]:
+        """Read an entry, counting its bytes."""
+        with self.reading(), open_content() as file:
             while chunk := file.read(CHUNK_BYTES):
                 self.count(len(chunk))
-                with writing(place):
-                    output.write(chunk)
+                yield chunk
 
     def count(self, size: int) -> None:
         """Count bytes that were unpacked."""
@@ -126,25 +167,11 @@ class _Unpacking:
 
 
 def _unpack(source: Path, unpacking: _Unpacking) -> None:
-    try:
-        with open(source, "rb") as file:
-            head = file.read(6)
-            file.seek(0)
-            unpack = _unpack_zip if head.startswith(b"PK") else _unpack_tar
-            unpack(file, unpacking)
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        EOFError,
-        OSError,
-        OverflowError,
-        ValueError,
-        RuntimeError,  # zipfile: encrypted, or an unknown compression (NotImplementedError)
-    ) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise unpacking.refusal(f"is damaged or no archive ({reason})") from None
+    with unpacking.reading(), open(source, "rb") as file:
+        head = file.read(6)
+        file.seek(0)
+        unpack = _unpack_zip if head.startswith(b"PK") else _unpack_tar
+        unpack(file, unpacking)
 
 
 def _unpack_zip(file: BinaryIO, unpacking: _Unpacking) -> None:
@@ -153,12 +180,8 @@ def _unpack_zip(file: BinaryIO, unpacking: _Unpacking) -> None:
             # Entries made on other systems than Unix carry no file type.
             if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise unpacking.refusal(f"entry {entry.filename!r} is a link or a device")
-            place = unpacking.place(entry.filename)
-            if place is not None and entry.is_dir():
-                unpacking.make_folder(place)
-            elif place is not None:
-                with archive.open(entry) as content:
-                    unpacking.copy(content, place)
+            content = None if entry.is_dir() else partial(archive.open, entry)
+            unpacking.add(entry.filename, content)
 
 
 class _ShortReads:
@@ -191,23 +214,20 @@ def _unpack_tar(file: BinaryIO, unpacking: _Unpacking) -> None:
     head = file.read(6)
     file.seek(0)
     opened = next((f for magic, f in _DECOMPRESSORS.items() if head.startswith(magic)), None)
-    content = _ShortReads(opened(file) if opened else file)
-    with tarfile.open(fileobj=content, mode="r:") as archive:  # type: ignore[call-overload]
+    stream = _ShortReads(opened(file) if opened else file)
+    with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
         for entry in archive:
             # tarfile keeps every entry it has seen; hundreds of thousands would pile up.
             archive.members.clear()
             if not (entry.isreg() or entry.isdir()) or entry.issparse():
                 raise unpacking.refusal(f"entry {entry.name!r} is a link or a device")
-            place = unpacking.place(entry.name)
-            if place is not None and entry.isdir():
-                unpacking.make_folder(place)
-            elif place is not None:
-                unpacking.copy(archive.extractfile(entry), place)
+            content = None if entry.isdir() else partial(archive.extractfile, entry)
+            unpacking.add(entry.name, content)
         # tarfile takes a missing end mark, or a damaged header, for the end.
-        content.seek(archive.offset)
-        if content.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        stream.seek(archive.offset)
+        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("it ends early, or is damaged in the middle")
-        while chunk := content.read(CHUNK_BYTES):  # to the end, where a checksum may stand
+        while chunk := stream.read(CHUNK_BYTES):  # to the end, where a checksum may stand
             unpacking.count(len(chunk))
 
 
