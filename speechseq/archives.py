@@ -47,6 +47,9 @@ _DAMAGES = (
 )
 """What readers of archives raise where one is damaged."""
 
+_UNFIT_NUMBERS = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+"""`errno` where an entry has the name of another, goes below a file, or has too long a name."""
+
 _DAMAGE_NUMBERS = (None, errno.EINVAL)
 """`errno` where a decompressor fails, and where a damaged header leads to a place before the file;
 any other says that it is the machine that fails."""
@@ -144,10 +147,18 @@ class _Unpacking:
         if place is None:
             return
         with writing(self.target):
-            if open_content is None:
-                place.mkdir(parents=True, exist_ok=True)
-                return
-            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.make(place, open_content)
+            except OSError as error:
+                if error.errno not in _UNFIT_NUMBERS:
+                    raise
+                raise self.refusal(f"entry {name!r} cannot be made ({error.strerror})") from None
+
+    def make(self, place: Path, open_content: Callable[[], Any] | None) -> None:
+        """Make a file of what is opened, a folder of nothing."""
+        folder = place if open_content is None else place.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        if open_content is not None:
             self.files += 1
             with open(place, "xb") as output:
                 output.writelines(self.content(open_content))

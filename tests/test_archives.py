@@ -117,8 +117,26 @@ def test_zip_link(tmp_path: Path) -> None:
     refuse(make_zip({"a.txt": b"1"}, entry), tmp_path, "'x' is a link or a device")
 
 
-def test_file_on_top_of_a_file(tmp_path: Path) -> None:
-    refuse(make_tar({"a": b"1", "a/b": b"2"}), tmp_path, "cannot be written")
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize(
+    ("listed", "wrong"),
+    [
+        (["a", "a/b"], "a/b"),
+        (["a/b/c", "a/b"], "a/b"),
+        (["a", "a/"], "a/"),
+        (["x" * 300], "x" * 300),
+        (["a/b.wav", "a/./b.wav"], "a/./b.wav"),
+    ],
+)
+def test_entries_that_do_not_fit_are_named(
+    kind: str, listed: list[str], wrong: str, tmp_path: Path
+) -> None:
+    content = MAKERS[kind](dict.fromkeys(listed, b""))
+    refuse(content, tmp_path, f"archive: entry '{wrong}' cannot be made")
+    (tmp_path / "a.bin").write_bytes(content)
+    with pytest.raises(DataError, match="it was deleted, so run it again"):
+        fetch([Archive((tmp_path / "a.bin").as_uri())], tmp_path / "to", "c")
+    assert names(tmp_path / "to") == {".downloads"}
 
 
 def test_forged_zip_size_is_not_believed(tmp_path: Path) -> None:
@@ -173,12 +191,11 @@ def test_a_full_disk_is_no_damage_of_the_archive(
     """What is small is written as late as its file is closed."""
     content = MAKERS[kind]({"a.wav": bytes(size)})
     (tmp_path / "a.bin").write_bytes(content)
-    monkeypatch.setattr(
-        archives,
-        "open",
-        lambda path, mode: open(*((FULL, "wb") if mode == "xb" else (path, mode))),
-        raising=False,
-    )
+
+    def opened(path: Path, mode: str) -> Any:
+        return open(FULL, "wb") if mode == "xb" else open(path, mode)
+
+    monkeypatch.setattr(archives, "open", opened, raising=False)
     with pytest.raises(DataError, match=r"to.c: cannot be written \(No space left"):
         fetch([Archive((tmp_path / "a.bin").as_uri())], tmp_path / "to", "c")
     assert names(tmp_path / "to") == {".downloads", ".downloads/a.bin"}
@@ -204,12 +221,7 @@ def test_a_disk_that_cannot_be_read_is_no_damage_of_the_archive(
             return len(data)
 
     (tmp_path / "a.bin").write_bytes(MAKERS[kind]({"a.wav": os.urandom(3 * CHUNK_BYTES)}))
-    monkeypatch.setattr(
-        archives,
-        "open",
-        lambda path, mode: Failing(path) if mode == "rb" else open(path, mode),
-        raising=False,
-    )
+    monkeypatch.setattr(archives, "open", lambda path, mode: Failing(path, mode), raising=False)
     with pytest.raises(DataError, match=rf"a\.bin: cannot be read \({os.strerror(number)}\)"):
         fetch([Archive((tmp_path / "a.bin").as_uri())], tmp_path / "to", "c")
     assert names(tmp_path / "to") == {".downloads", ".downloads/a.bin"}

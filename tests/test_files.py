@@ -311,12 +311,16 @@ def test_folder_that_cannot_be_made_is_named(server: SimpleNamespace, tmp_path: 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_is_no_cut_transfer(
-    server: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(files, "open", lambda _, mode: open("/dev/full", mode), raising=False)
-    with pytest.raises(DataError, match=r"a\.bin: cannot be written \(No space left on device\)"):
-        download(server.archive, tmp_path)
+def test_a_full_disk_is_no_cut_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(_: Path, mode: str) -> Any:
+        return open("/dev/full", mode)
+
+    (tmp_path / "a.bin").write_bytes(CONTENT)
+    monkeypatch.setattr(files, "open", opened, raising=False)
+    with pytest.raises(
+        DataError, match=r"to/a\.bin: cannot be written \(No space left on device\)"
+    ):
+        download(Archive((tmp_path / "a.bin").as_uri()), tmp_path / "to")
 
 
 # --- extract ---------------------------------------------------------------------------------
