@@ -34,6 +34,12 @@ from speechseq.files import (
 
 _LARGEST_HEADER_BYTES = 16 << 20
 
+_MOST_GROWTH = 20
+"""Times its own size that an archive may unpack to; speech shrinks to a third at best."""
+
+_SMALL_BYTES = 1 << 30
+"""What any archive may unpack to: tables and texts of small ones shrink more than speech."""
+
 _DAMAGES = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -71,7 +77,8 @@ def extract(
 
     Only regular files and folders are made, all of them below `folder`, which appears when all
     is unpacked. `member` narrows to one folder of the archive, as in `Archive`. `max_files` and
-    `max_bytes` count what is really written, whatever the headers say.
+    `max_bytes` count what is really written, whatever the headers say, and so
+    does a bound on how much more than the archive that may be.
 
     Raises:
         UnusableArchive: it is damaged, hostile or over the limits.
@@ -179,6 +186,8 @@ class _Unpacking:
 
 def _unpack(source: Path, unpacking: _Unpacking) -> None:
     with unpacking.reading(), open(source, "rb") as file:
+        most = max(_MOST_GROWTH * os.fstat(file.fileno()).st_size, _SMALL_BYTES)
+        unpacking.max_bytes = min(unpacking.max_bytes, most)
         head = file.read(6)
         file.seek(0)
         unpack = _unpack_zip if head.startswith(b"PK") else _unpack_tar

@@ -101,6 +101,21 @@ def test_caps(kind: str, tmp_path: Path) -> None:
     assert unpack(MAKERS[kind](GOOD), tmp_path, max_files=3)
 
 
+@pytest.mark.parametrize("kind", ["tar.gz", "tar.bz2", "tar.xz", "zip"])
+def test_an_archive_grows_to_so_many_times_its_size(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zeros = MAKERS[kind]({"zeros": bytes(500_000), "noise": os.urandom(10_000)})
+    (tmp_path / "small").mkdir()
+    assert unpack(zeros, tmp_path / "small")
+    monkeypatch.setattr(archives, "_SMALL_BYTES", 10_000)
+    (tmp_path / "bomb").mkdir()
+    refuse(zeros, tmp_path / "bomb", f"unpacks to more than {20 * len(zeros)} bytes")
+    (tmp_path / "speech").mkdir()
+    speech = MAKERS[kind]({"zeros": bytes(500_000), "noise": os.urandom(100_000)})
+    assert unpack(speech, tmp_path / "speech")
+
+
 @pytest.mark.parametrize(
     "kind",
     [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE],
