@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -24,6 +23,9 @@ from speechseq.errors import (
 if TYPE_CHECKING:
     from speechseq.files import Archive
     from speechseq.manifest import Utterance
+
+RATIOS_DB = (-100, 100)
+"""Decibels of speech over noise: beyond them one of the two is gone from 16-bit samples."""
 
 HELP = "corpora: list, download, prepare, stats, compose, shard"
 
@@ -188,11 +190,14 @@ def _prepare(arguments: argparse.Namespace) -> None:
 def _compose(arguments: argparse.Namespace) -> None:
     if not 1 <= arguments.shortest <= arguments.longest or arguments.strings < 1:
         raise UsageError("compose: --strings, --shortest and --longest are 1 or more, and rise")
-    for flag, least in {"seed": 0, "rate": 100}.items():
-        if (value := getattr(arguments, flag)) < least:
-            raise UsageError(f"--{flag} {value}: a number of {least} or more goes here")
-    if arguments.snr is not None and not math.isfinite(arguments.snr):
-        raise UsageError(f"--snr {arguments.snr}: a number of decibels goes here")
+    from speechseq.recipe_checks import BOUNDS
+
+    if arguments.seed < 0:
+        raise UsageError(f"--seed {arguments.seed}: a number of 0 or more goes here")
+    for flag, (low, high) in {"rate": BOUNDS["features.rate"], "snr": RATIOS_DB}.items():
+        value = getattr(arguments, flag)
+        if value is not None and not low <= value <= high:
+            raise UsageError(f"--{flag} {value}: a number from {low} to {high} goes here")
     if (arguments.noise is None) != (arguments.snr is None):
         raise UsageError("compose: --noise and --snr go together; give both or neither")
     from speechseq.audio import read_audio
