@@ -255,6 +255,7 @@ def _shard(arguments: argparse.Namespace) -> None:
 def _stats(arguments: argparse.Namespace) -> None:
     from speechseq.corpora.clips import measured
     from speechseq.manifest import read_manifest, shared_audio, shared_speakers, statistics
+    from speechseq.run_table import printable
 
     own = Path(arguments.corpus)
     if not own.is_file() and (own.suffix or len(own.parts) > 1):
@@ -262,10 +263,10 @@ def _stats(arguments: argparse.Namespace) -> None:
     splits = _by_split(measured(read_manifest(own)) if own.is_file() else _read_corpus(arguments))
     for split, utterances in splits.items():
         found = statistics(utterances)
-        texts = ", ".join(f"{text} {count}" for text, count in found.texts[:8])
+        texts = ", ".join(f"{printable(text)} {count}" for text, count in found.texts[:8])
         more = ", …" if len(found.texts) > 8 else ""
         print(
-            f"{split}: {found.utterances} utterances, {found.hours:.2f} h, "
+            f"{printable(split)}: {found.utterances} utterances, {found.hours:.2f} h, "
             f"{found.speakers or 'unknown'} speakers, {found.shortest:.2f}–{found.longest:.2f} s, "
             f"{found.words} words, {len(found.texts)} texts ({texts}{more})"
         )
@@ -274,7 +275,8 @@ def _stats(arguments: argparse.Namespace) -> None:
         for other in names[number + 1 :]:
             speakers = len(shared_speakers(splits[one], splits[other]))
             clips = len(shared_audio(splits[one], splits[other]))
-            print(f"{one} and {other} share {speakers} speakers and {clips} stretches of audio")
+            pair = printable(f"{one} and {other}")
+            print(f"{pair} share {speakers} speakers and {clips} stretches of audio")
 
 
 ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
