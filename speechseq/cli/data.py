@@ -22,7 +22,7 @@ from speechseq.errors import (
 
 if TYPE_CHECKING:
     from speechseq.files import Archive
-    from speechseq.manifest import Utterance
+    from speechseq.manifest import Corpus, Utterance
 
 RATIOS_DB = (-100, 100)
 """Decibels of speech over noise: beyond them one of the two is gone from 16-bit samples."""
@@ -44,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         if name == "download":
             action.add_argument(
-                "--root", type=Path, help="folder of corpora (default: data/corpora)"
+                "--root",
+                type=Path,
+                help="folder of corpora (default: $SPEECHSEQ_CORPORA, else data/corpora)",
             )
             action.add_argument("--part", action="append", help="only this archive, e.g. dev-clean")
             continue
@@ -117,7 +119,6 @@ def _list(_: argparse.Namespace) -> None:
 def _download(arguments: argparse.Namespace) -> None:
     from speechseq.archives import fetch
     from speechseq.corpora import CORPORA
-    from speechseq.manifest import DEFAULT_CORPORA
 
     corpus = choose(CORPORA, arguments.corpus, "corpus")
     if corpus.made_by:
@@ -125,14 +126,25 @@ def _download(arguments: argparse.Namespace) -> None:
     if not corpus.archives:
         raise UsageError(f"{corpus.name}: is your own data; there is nothing to download")
     bar = Bar()
-    parent = arguments.root or DEFAULT_CORPORA
     place = fetch(
         _chosen(corpus.archives, arguments.part or []),
-        parent,
+        arguments.root or _parent_of(corpus),
         corpus.folder,
         progress=lambda done, total: bar(f"{corpus.name} MB", done >> 20, total >> 20),
     )
     print(place)
+
+
+def _parent_of(corpus: Corpus) -> Path:
+    """Return the folder of corpora that holds it, else the first that it may be written to."""
+    from speechseq.manifest import CORPORA_VARIABLE, DEFAULT_CORPORA
+
+    try:
+        return corpus.locate().parent
+    except DataError:
+        named = Path(os.environ.get(CORPORA_VARIABLE) or DEFAULT_CORPORA)
+        # A folder that many share may be there to read alone.
+        return DEFAULT_CORPORA if named.exists() and not os.access(named, os.W_OK) else named
 
 
 def _chosen(archives: Sequence[Archive], parts: Sequence[str]) -> Sequence[Archive]:
