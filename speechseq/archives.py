@@ -77,8 +77,8 @@ def extract(
 
     Only regular files and folders are made, all of them below `folder`, which appears when all
     is unpacked. `member` narrows to one folder of the archive, as in `Archive`. `max_files` and
-    `max_bytes` count what is really written, whatever the headers say, and so
-    does a bound on how much more than the archive that may be.
+    `max_bytes` count what is really written, whatever the headers say; a multiple of the archive's
+    own size bounds it, too.
 
     Raises:
         UnusableArchive: it is damaged, hostile or over the limits.
