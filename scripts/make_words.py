@@ -215,9 +215,15 @@ def write_clip(clip: Clip, voices: Path) -> Path:
 def main() -> None:
     """Make the clips; say on stderr how far it is."""
     parser = parser_of(__doc__)
-    parser.add_argument("words", nargs="*", metavar="WORD")
+    parser.add_argument("words", nargs="*", metavar="WORD", help="to say; names its folder, too")
     parser.add_argument(
-        "--from", dest="lists", type=Path, action="append", default=[], metavar="FILE"
+        "--from",
+        dest="lists",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a list of more words, a blank or a line end between them",
     )
     parser.add_argument("--each", type=natural, default=10, metavar="N", help="clips of each word")
     parser.add_argument(
@@ -229,7 +235,14 @@ def main() -> None:
         metavar="SECONDS",
         help="silence around, at most, in place of filling a second; 0 as in fsdd",
     )
-    parser.add_argument("--voices", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--voices",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="package/voices, after pip install '.[voices]'; npm pack kokoro-js; "
+        "tar xzf kokoro-js-*.tgz",
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--jobs", type=natural, default=os.cpu_count() or 1, metavar="N")
     arguments = parser.parse_args()

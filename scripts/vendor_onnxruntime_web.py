@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from command_line import one_line_errors
+from command_line import one_line_errors, parser_of
 
 from speechseq.archives import extract
 from speechseq.errors import DataError
@@ -74,6 +74,7 @@ def vendor(archive: Path, folder: Path, work: Path) -> None:
 
 def main() -> int:
     """Run from the command line."""
+    parser_of(__doc__).parse_args()
     with one_line_errors(), tempfile.TemporaryDirectory() as work:
         archive = pack(Path(work))
         verify(archive)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import lzma
 import os
@@ -12,11 +13,13 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from speechseq.errors import DataError
 from speechseq.files import (
@@ -30,6 +33,32 @@ from speechseq.files import (
 )
 
 _LARGEST_HEADER_BYTES = 16 << 20
+
+_MOST_GROWTH = 20
+"""Times its own size that an archive may unpack to; speech shrinks to a third at best."""
+
+_SMALL_BYTES = 1 << 30
+"""What any archive may unpack to: tables and texts of small ones shrink more than speech."""
+
+_DAMAGES = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    OverflowError,
+    ValueError,
+    RuntimeError,  # zipfile: encrypted, or an unknown compression (NotImplementedError)
+)
+"""What readers of archives raise where one is damaged."""
+
+_UNFIT_NUMBERS = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+"""`errno` where an entry has the name of another, goes below a file, or has too long a name."""
+
+_DAMAGE_NUMBERS = (None, errno.EINVAL)
+"""`errno` where a decompressor fails, and where a damaged header leads to a place before the file;
+any other says that it is the machine that fails."""
 
 
 class UnusableArchive(DataError):
@@ -48,16 +77,17 @@ def extract(
 
     Only regular files and folders are made, all of them below `folder`, which appears when all
     is unpacked. `member` narrows to one folder of the archive, as in `Archive`. `max_files` and
-    `max_bytes` count what is really written, whatever the headers say.
+    `max_bytes` count what is really written, whatever the headers say; a multiple of the archive's
+    own size bounds it, too.
 
     Raises:
         UnusableArchive: it is damaged, hostile or over the limits.
-        DataError: `folder` is there, or cannot be written.
+        DataError: `folder` is there or cannot be written, or the archive cannot be read.
     """
     source, target = Path(archive_path), Path(folder)
     refuse_existing(target)
     staging = beside(target)
-    unpacking = _Unpacking(source, staging, member, max_files, max_bytes)
+    unpacking = _Unpacking(source, target, staging, member, max_files, max_bytes)
     try:
         with writing(target):
             staging.mkdir(parents=True)
@@ -76,6 +106,7 @@ class _Unpacking:
     """What has been unpacked so far, and the limits on it."""
 
     source: Path
+    target: Path
     root: Path
     member: str
     max_files: int
@@ -101,22 +132,50 @@ class _Unpacking:
         """Make the error for an archive that is not unpacked."""
         return UnusableArchive(f"{self.source}: {problem}, so it is not unpacked; get another copy")
 
-    def make_folder(self, place: Path) -> None:
-        """Make a folder and those above it."""
-        with writing(place):
-            place.mkdir(parents=True, exist_ok=True)
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Refuse the archive where reading it fails, unless it is the machine that fails."""
+        try:
+            yield
+        except _DAMAGES as error:
+            # zipfile takes a file whose end it cannot read for no zip.
+            for failed in (error, error.__context__):
+                if isinstance(failed, OSError) and failed.errno not in _DAMAGE_NUMBERS:
+                    raise DataError(
+                        f"{self.source}: cannot be read ({failed.strerror}); "
+                        f"check the path and the disk"
+                    ) from None
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise self.refusal(f"is damaged or no archive ({reason})") from None
 
-    def copy(self, file: IO[bytes], place: Path) -> None:
-        """Write one file, counting its bytes."""
-        self.make_folder(place.parent)
-        self.files += 1
-        with writing(place):
-            output = open(place, "xb")  # noqa: SIM115 (closed below)
-        with output:
+    def add(self, name: str, open_content: Callable[[], Any] | None) -> None:
+        """Unpack the entry `name`, a folder where it has no content, unless outside `member`."""
+        place = self.place(name)
+        if place is None:
+            return
+        with writing(self.target):
+            try:
+                self.make(place, open_content)
+            except OSError as error:
+                if error.errno not in _UNFIT_NUMBERS:
+                    raise
+                raise self.refusal(f"entry {name!r} cannot be made ({error.strerror})") from None
+
+    def make(self, place: Path, open_content: Callable[[], Any] | None) -> None:
+        """Make a file of what is opened, a folder of nothing."""
+        folder = place if open_content is None else place.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        if open_content is not None:
+            self.files += 1
+            with open(place, "xb") as output:
+                output.writelines(self.content(open_content))
+
+    def content(self, open_content: Callable[[], Any]) -> Iterator[bytes]:
+        """Read an entry, counting its bytes."""
+        with self.reading(), open_content() as file:
             while chunk := file.read(CHUNK_BYTES):
                 self.count(len(chunk))
-                with writing(place):
-                    output.write(chunk)
+                yield chunk
 
     def count(self, size: int) -> None:
         """Count bytes that were unpacked."""
@@ -126,25 +185,13 @@ class _Unpacking:
 
 
 def _unpack(source: Path, unpacking: _Unpacking) -> None:
-    try:
-        with open(source, "rb") as file:
-            head = file.read(6)
-            file.seek(0)
-            unpack = _unpack_zip if head.startswith(b"PK") else _unpack_tar
-            unpack(file, unpacking)
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        EOFError,
-        OSError,
-        OverflowError,
-        ValueError,
-        RuntimeError,  # zipfile: encrypted, or an unknown compression (NotImplementedError)
-    ) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise unpacking.refusal(f"is damaged or no archive ({reason})") from None
+    with unpacking.reading(), open(source, "rb") as file:
+        most = max(_MOST_GROWTH * os.fstat(file.fileno()).st_size, _SMALL_BYTES)
+        unpacking.max_bytes = min(unpacking.max_bytes, most)
+        head = file.read(6)
+        file.seek(0)
+        unpack = _unpack_zip if head.startswith(b"PK") else _unpack_tar
+        unpack(file, unpacking)
 
 
 def _unpack_zip(file: BinaryIO, unpacking: _Unpacking) -> None:
@@ -153,12 +200,8 @@ def _unpack_zip(file: BinaryIO, unpacking: _Unpacking) -> None:
             # Entries made on other systems than Unix carry no file type.
             if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise unpacking.refusal(f"entry {entry.filename!r} is a link or a device")
-            place = unpacking.place(entry.filename)
-            if place is not None and entry.is_dir():
-                unpacking.make_folder(place)
-            elif place is not None:
-                with archive.open(entry) as content:
-                    unpacking.copy(content, place)
+            content = None if entry.is_dir() else partial(archive.open, entry)
+            unpacking.add(entry.filename, content)
 
 
 class _ShortReads:
@@ -191,23 +234,20 @@ def _unpack_tar(file: BinaryIO, unpacking: _Unpacking) -> None:
     head = file.read(6)
     file.seek(0)
     opened = next((f for magic, f in _DECOMPRESSORS.items() if head.startswith(magic)), None)
-    content = _ShortReads(opened(file) if opened else file)
-    with tarfile.open(fileobj=content, mode="r:") as archive:  # type: ignore[call-overload]
+    stream = _ShortReads(opened(file) if opened else file)
+    with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
         for entry in archive:
             # tarfile keeps every entry it has seen; hundreds of thousands would pile up.
             archive.members.clear()
             if not (entry.isreg() or entry.isdir()) or entry.issparse():
                 raise unpacking.refusal(f"entry {entry.name!r} is a link or a device")
-            place = unpacking.place(entry.name)
-            if place is not None and entry.isdir():
-                unpacking.make_folder(place)
-            elif place is not None:
-                unpacking.copy(archive.extractfile(entry), place)
+            content = None if entry.isdir() else partial(archive.extractfile, entry)
+            unpacking.add(entry.name, content)
         # tarfile takes a missing end mark, or a damaged header, for the end.
-        content.seek(archive.offset)
-        if content.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        stream.seek(archive.offset)
+        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("it ends early, or is damaged in the middle")
-        while chunk := content.read(CHUNK_BYTES):  # to the end, where a checksum may stand
+        while chunk := stream.read(CHUNK_BYTES):  # to the end, where a checksum may stand
             unpacking.count(len(chunk))
 
 

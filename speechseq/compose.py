@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +13,11 @@ import numpy as np
 
 from speechseq.audio import write_wav
 from speechseq.errors import DataError
-from speechseq.files import writing
+from speechseq.files import beside, writing
 from speechseq.manifest import Utterance, read_utterance, write_manifest
 from speechseq.tokens import NO_TEXT
+
+MANIFEST_NAME = "strings.jsonl"
 
 
 @dataclass(frozen=True)
@@ -44,23 +48,41 @@ def write_strings(
 ) -> Path:
     """Write composed strings as wav files and their manifest; return the manifest's path.
 
+    All of it appears in `folder` once it is whole.
+
     Raises:
         DataError: `folder` holds files already, cannot be written, or there is nothing to compose.
         AudioError: an utterance cannot be read.
     """
-    manifest = folder / "strings.jsonl"
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
+        there = os.path.lexists(folder)
+        if there and any(folder.iterdir()):
             raise DataError(f"{folder}: holds files already; name another folder")
+    # An empty folder that is there stays: it may be a mount, or where the user stands.
+    staging = beside(folder / MANIFEST_NAME if there else folder)
+    try:
+        with writing(folder):
+            staging.mkdir(parents=True)
+        _write_into(staging, compose(utterances, rate, settings, noises), rate)
+        with writing(folder):
+            if there:
+                for path in sorted(staging.iterdir()):  # the manifest comes last
+                    path.rename(folder / path.name)
+            else:
+                staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return folder / MANIFEST_NAME
+
+
+def _write_into(folder: Path, strings: Iterable[tuple[np.ndarray, str, str]], rate: int) -> None:
     written = []
-    for number, (samples, text, speaker) in enumerate(compose(utterances, rate, settings, noises)):
+    for number, (samples, text, speaker) in enumerate(strings):
         path = folder / f"{number:05d}.wav"
         with writing(path):
             write_wav(path, samples, rate)
         written.append(Utterance(path.name, len(samples) / rate, text, speaker, split="test"))
-    write_manifest(manifest, written)
-    return manifest
+    write_manifest(folder / MANIFEST_NAME, written)
 
 
 def compose(

@@ -219,15 +219,21 @@ def _copy(
     done, total = start, total or archive.size
     with open(part, "r+b" if start else "wb") as file:
         file.seek(start)
-        try:
-            while chunk := response.read(CHUNK_BYTES):
-                file.write(chunk)
-                done += len(chunk)
-                progress(done, total)
-        except (OSError, http.client.HTTPException) as error:
-            raise _cut(archive, error) from None
+        for chunk in _received(response, archive):
+            file.write(chunk)
+            done += len(chunk)
+            progress(done, total)
     if done < total:
         raise _cut(archive, f"{done} of {total} bytes came")
+
+
+def _received(response: Any, archive: Archive) -> Iterator[bytes]:
+    """Yield what comes; that it stops is another error than that it cannot be written."""
+    try:
+        while chunk := response.read(CHUNK_BYTES):
+            yield chunk
+    except (OSError, http.client.HTTPException) as error:
+        raise _cut(archive, error) from None
 
 
 def _cut(archive: Archive, reason: object) -> DataError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -19,8 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_files import GOOD, Entries, make_tar, names
 
-from speechseq.archives import extract
+from speechseq import archives
+from speechseq.archives import extract, fetch
 from speechseq.errors import DataError
+from speechseq.files import CHUNK_BYTES, Archive
 
 
 def make_zip(entries: Entries, *extra: zipfile.ZipInfo) -> bytes:
@@ -98,6 +101,21 @@ def test_caps(kind: str, tmp_path: Path) -> None:
     assert unpack(MAKERS[kind](GOOD), tmp_path, max_files=3)
 
 
+@pytest.mark.parametrize("kind", ["tar.gz", "tar.bz2", "tar.xz", "zip"])
+def test_an_archive_grows_to_so_many_times_its_size(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zeros = MAKERS[kind]({"zeros": bytes(500_000), "noise": os.urandom(10_000)})
+    (tmp_path / "small").mkdir()
+    assert unpack(zeros, tmp_path / "small")
+    monkeypatch.setattr(archives, "_SMALL_BYTES", 10_000)
+    (tmp_path / "bomb").mkdir()
+    refuse(zeros, tmp_path / "bomb", f"unpacks to more than {20 * len(zeros)} bytes")
+    (tmp_path / "speech").mkdir()
+    speech = MAKERS[kind]({"zeros": bytes(500_000), "noise": os.urandom(100_000)})
+    assert unpack(speech, tmp_path / "speech")
+
+
 @pytest.mark.parametrize(
     "kind",
     [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE],
@@ -114,8 +132,26 @@ def test_zip_link(tmp_path: Path) -> None:
     refuse(make_zip({"a.txt": b"1"}, entry), tmp_path, "'x' is a link or a device")
 
 
-def test_file_on_top_of_a_file(tmp_path: Path) -> None:
-    refuse(make_tar({"a": b"1", "a/b": b"2"}), tmp_path, "cannot be written")
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize(
+    ("listed", "wrong"),
+    [
+        (["a", "a/b"], "a/b"),
+        (["a/b/c", "a/b"], "a/b"),
+        (["a", "a/"], "a/"),
+        (["x" * 300], "x" * 300),
+        (["a/b.wav", "a/./b.wav"], "a/./b.wav"),
+    ],
+)
+def test_entries_that_do_not_fit_are_named(
+    kind: str, listed: list[str], wrong: str, tmp_path: Path
+) -> None:
+    content = MAKERS[kind](dict.fromkeys(listed, b""))
+    refuse(content, tmp_path, f"archive: entry '{wrong}' cannot be made")
+    (tmp_path / "a.bin").write_bytes(content)
+    with pytest.raises(DataError, match="it was deleted, so run it again"):
+        fetch([Archive((tmp_path / "a.bin").as_uri())], tmp_path / "to", "c")
+    assert names(tmp_path / "to") == {".downloads"}
 
 
 def test_forged_zip_size_is_not_believed(tmp_path: Path) -> None:
@@ -154,8 +190,56 @@ def test_damaged_in_the_middle(kind: str, tmp_path: Path) -> None:
 
 def test_no_archive(tmp_path: Path) -> None:
     refuse(b"<html>Please log in</html>" * 100, tmp_path, "damaged or no archive")
-    with pytest.raises(DataError, match="nowhere: is damaged or no archive"):
+    with pytest.raises(DataError, match=r"nowhere: cannot be read \(No such file"):
         extract(tmp_path / "nowhere", tmp_path / "out")
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("size", [3, 3 * CHUNK_BYTES])
+def test_a_full_disk_is_no_damage_of_the_archive(
+    kind: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is small is written as late as its file is closed."""
+    content = MAKERS[kind]({"a.wav": bytes(size)})
+    (tmp_path / "a.bin").write_bytes(content)
+
+    def opened(path: Path, mode: str) -> Any:
+        return open(FULL, "wb") if mode == "xb" else open(path, mode)
+
+    monkeypatch.setattr(archives, "open", opened, raising=False)
+    with pytest.raises(DataError, match=r"to.c: cannot be written \(No space left"):
+        fetch([Archive((tmp_path / "a.bin").as_uri())], tmp_path / "to", "c")
+    assert names(tmp_path / "to") == {".downloads", ".downloads/a.bin"}
+    monkeypatch.undo()
+    (tmp_path / "a.bin").unlink()
+    assert fetch([Archive((tmp_path / "a.bin").as_uri())], tmp_path / "to", "c").is_dir()
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_cannot_be_read_is_no_damage_of_the_archive(
+    kind: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(io.FileIO):
+        def read(self, size: int = -1) -> bytes:
+            if self.tell() > 100:
+                raise OSError(number, os.strerror(number))
+            return super().read(size)
+
+        def readinto(self, into: Any) -> int:
+            data = self.read(len(into))
+            into[: len(data)] = data
+            return len(data)
+
+    (tmp_path / "a.bin").write_bytes(MAKERS[kind]({"a.wav": os.urandom(3 * CHUNK_BYTES)}))
+    monkeypatch.setattr(archives, "open", lambda path, mode: Failing(path, mode), raising=False)
+    with pytest.raises(DataError, match=rf"a\.bin: cannot be read \({os.strerror(number)}\)"):
+        fetch([Archive((tmp_path / "a.bin").as_uri())], tmp_path / "to", "c")
+    assert names(tmp_path / "to") == {".downloads", ".downloads/a.bin"}
 
 
 PARTS = st.sampled_from(["a", "b", "..", ".", "", "C:", "x\\y", "é"])

@@ -407,6 +407,15 @@ def test_data_are_counted(call: Call, corpus: Path, tmp_path: Path) -> None:
     assert call("data", "stats", manifest)[1].startswith("all: 1 utterances")
 
 
+def test_texts_that_are_counted_steer_no_terminal(call: Call, tmp_path: Path) -> None:
+    manifest = tmp_path / "own.jsonl"
+    wicked = "\x1b[2J\nall: 9 utterances"
+    write_manifest(manifest, [Utterance("a.wav", 2.0, wicked, split=s) for s in ("a", wicked)])
+    code, out, _ = call("data", "stats", manifest)
+    assert (code, out.count("\n"), "\x1b" in out) == (0, 3, False)
+    assert out.count(r"\x1b[2J\nall: 9 utterances") == 4
+
+
 def test_options_of_another_corpus(fails: Callable[..., str], corpus: Path) -> None:
     err = fails(1, "data", "stats", "fsdd", "--root", corpus, "--unknown")
     assert "data.unknown: corpus fsdd has no such option" in err

@@ -233,6 +233,30 @@ def test_strings_are_written_over_nothing(words: list[Utterance], tmp_path: Path
         write_strings(words, tmp_path / "own" / "00000.wav", RATE, QUIET)
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_strings_that_are_interrupted_leave_nothing(
+    there: bool, words: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    (home / "out" if there else home).mkdir(parents=True)
+    monkeypatch.chdir(home / "out" if there else home)
+
+    def write(path: Path, samples: np.ndarray, rate: int) -> None:
+        if path.name == "00003.wav":
+            raise KeyboardInterrupt
+        write_wav(path, samples, rate)
+
+    monkeypatch.setattr("speechseq.compose.write_wav", write)
+    with pytest.raises(KeyboardInterrupt):
+        write_strings(words, Path("." if there else "out"), RATE, QUIET)
+    assert list(home.rglob("*")) == ([home / "out"] if there else [])
+    monkeypatch.undo()
+    path = write_strings(words, home / "out", RATE, QUIET)
+    assert {each.name for each in home.iterdir()} == {"out"}
+    assert len(read_manifest(path)) == 12
+    assert len(list(path.parent.iterdir())) == 13
+
+
 # ---- the command ----
 
 
@@ -294,7 +318,10 @@ def test_the_command_takes_a_seed_and_a_rate(
         (["--strings", "many"], "argument --strings: invalid int value"),
         (["--seed", "-1"], "--seed -1"),
         (["--rate", "0"], "--rate 0"),
+        (["--rate", "2000000000"], "--rate 2000000000: a number from 1000 to 192000 goes here"),
         (["--noise", "there", "--snr", "nan"], "--snr nan"),
+        (["--noise", "there", "--snr", "-4000"], "--snr -4000.0: a number from -100 to 100"),
+        (["--noise", "there", "--snr", "inf"], "--snr inf"),
     ],
 )
 def test_wrong_flags_are_usage_errors(

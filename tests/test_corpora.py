@@ -149,6 +149,44 @@ def test_one_missing_part_is_fetched_alone(tmp_path: Path, server: tuple[str, Pa
     assert splits(corpus.read(place)) == COUNTS["mini_librispeech"]
 
 
+@pytest.fixture
+def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Publish yesno; work in an empty folder; return $SPEECHSEQ_CORPORA, which is not there."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv(CORPORA_VARIABLE, str(tmp_path / "corpora"))
+    corpus = CORPORA["yesno"]
+    make_layout(corpus.name, tmp_path / "made")
+    packed = pack(corpus, corpus.archives[0], tmp_path / "made", tmp_path)
+    archive = dataclasses.replace(corpus.archives[0], url=packed.as_uri(), sha256="", size=0)
+    monkeypatch.setitem(CORPORA, "yesno", dataclasses.replace(corpus, archives=(archive,)))
+    return tmp_path / "corpora"
+
+
+def test_a_corpus_that_is_found_is_not_downloaded(
+    corpora: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for parent in (Path("data/corpora"), corpora):
+        (parent / "waves_yesno").mkdir(parents=True)
+        assert main(["data", "download", "yesno"]) == 1
+        assert f": {parent / 'waves_yesno'}: is already there" in capsys.readouterr().err
+    assert main(["data", "download", "yesno", "--root", "mine"]) == 0
+    assert capsys.readouterr().out == "mine/waves_yesno\n"
+
+
+@pytest.mark.parametrize("shut", [False, True])
+def test_a_corpus_comes_to_where_it_is_looked_for(
+    shut: bool, corpora: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shut:
+        corpora.mkdir()
+        monkeypatch.setattr("os.access", lambda path, _: Path(path) != corpora)
+    assert main(["data", "download", "yesno"]) == 0
+    expected = (Path("data/corpora") if shut else corpora) / "waves_yesno"
+    assert capsys.readouterr().out == f"{expected}\n"
+    assert CORPORA["yesno"].locate() == expected
+
+
 # --- fsdd ------------------------------------------------------------------------------------
 
 

