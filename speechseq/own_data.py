@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,9 @@ from speechseq.errors import DataError
 from speechseq.manifest import Utterance
 from speechseq.sound_files import SUFFIXES
 from speechseq.tokens import KINDS
+
+NAMED = 5
+"""So many of a list are named, and no more."""
 
 OTHER_SUFFIXES = (".m4a", ".aac", ".wma", ".amr", ".webm", ".3gp", ".caf", ".mp4")
 """Recordings that cannot be read, which users have all the same."""
@@ -42,12 +46,17 @@ def corpus_of(place: Path) -> str:
 def read_own(place: Path) -> tuple[list[Utterance], list[str]]:
     """Read data of one's own: its utterances, without repeated ones, and what to look at.
 
-    Paths are absolute, labels without needless spaces.
+    Paths are absolute, labels without needless spaces; speakers whose names differ only in case
+    are one.
 
     Raises:
-        DataError: it cannot be read, an utterance holds no sound, or a clip has two labels.
+        DataError: it cannot be read, an utterance holds no sound or ends behind its file, or a
+            clip has two labels.
+        AudioError: clips cannot be read.
     """
-    read = CORPORA[corpus_of(place)].read(place)
+    kind = corpus_of(place)
+    # A list is believed in training; a folder states nothing.
+    read = CORPORA[kind].read(place, **({} if kind == "folder" else {"checked": True}))
     found: dict[tuple[str, float, float], Utterance] = {}
     for utterance in read:
         path = utterance.audio_filepath  # an utterance without a file is silence
@@ -60,7 +69,22 @@ def read_own(place: Path) -> tuple[list[Utterance], list[str]]:
             raise DataError(
                 f"{path}: is listed as {before.text!r} and as {own.text!r}; drop one of them"
             )
-    return list(found.values()), list(_odd(place, read, len(read) - len(found)))
+    utterances, respelt = _by_one_name(list(found.values()))
+    return utterances, [*_odd(place, read, len(read) - len(found)), *respelt]
+
+
+def _by_one_name(utterances: Sequence[Utterance]) -> tuple[list[Utterance], list[str]]:
+    """Give speakers whose names differ only in case the most frequent name, and say so."""
+    names: dict[str, Counter[str]] = defaultdict(Counter)
+    for utterance in utterances:
+        names[utterance.speaker.casefold()][utterance.speaker] += 1
+    usual = {folded: max(sorted(own), key=own.__getitem__) for folded, own in names.items()}
+    several = [", ".join(sorted(own)) for own in names.values() if len(own) > 1]
+    says = (
+        f"speakers whose names differ only in case are taken as one: {'; '.join(several[:NAMED])}"
+    )
+    named = [replace(u, speaker=usual[u.speaker.casefold()]) for u in utterances]
+    return named, [says] if several else []
 
 
 def _odd(place: Path, read: Sequence[Utterance], repeated: int) -> Iterator[str]:
