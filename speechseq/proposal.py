@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,13 @@ from speechseq.corpora.folder import SPLITS
 from speechseq.errors import DataError
 from speechseq.files import atomic_write, writing
 from speechseq.held_out import are_classes, are_short, split
-from speechseq.manifest import Corpus, Utterance, write_manifest
+from speechseq.manifest import (
+    Corpus,
+    Utterance,
+    shared_audio,
+    shared_speakers,
+    write_manifest,
+)
 from speechseq.own_data import corpus_of, read_own
 from speechseq.tokens import SILENCE, UNKNOWN
 
@@ -61,8 +68,14 @@ def propose(place: Path, name: str, base: str = "") -> Proposal:
     found, odd = read_own(place)
     utterances, how = split(found)
     by_split = {s: [u for u in utterances if u.split == s] for s in SPLITS}
+    for one, other in combinations(SPLITS, 2):
+        if shared := shared_audio(by_split[one], by_split[other]):
+            raise DataError(
+                f"{place}: {one} and {other} share {len(shared)} clips, {min(shared)} first; "
+                f"list each in one split"
+            )
     train = by_split["train"]
-    if not train or not by_split["validation"]:
+    if not by_split["validation"]:
         raise DataError(
             f"{place}: {len(found)} utterances are too few to hold some out; record more"
         )
@@ -89,8 +102,11 @@ def propose(place: Path, name: str, base: str = "") -> Proposal:
         sections["decoding"] = {
             "decoder": ("lexicon", "the words of the training texts and no others")
         }
+    familiar = list(_familiar(by_split))
+    how += "" if familiar else ": no speaker is heard in two"
     head = [_summary(name, found, classes), *_splits_said(by_split, how)]
-    return Proposal(utterances, head, sections, [*odd, *_warnings(by_split, classes)])
+    warnings = [*odd, *familiar, *_warnings(by_split, classes)]
+    return Proposal(utterances, head, sections, warnings)
 
 
 # ---- what is learnt, by what, for how long ----
@@ -201,13 +217,29 @@ def _splits_said(by_split: Mapping[str, Sequence[Utterance]], how: str) -> Itera
         yield f"  {name}: {len(clips)} clips{of}, {purpose}"
 
 
-def _warnings(by_split: Mapping[str, Sequence[Utterance]], classes: bool) -> Iterator[str]:
-    train = by_split["train"]
-    if not any(u.speaker for u in train):
+def _familiar(by_split: Mapping[str, Sequence[Utterance]]) -> Iterator[str]:
+    """Say who is, or may be, heard in several splits."""
+    clips = [u for s in SPLITS for u in by_split[s] if u.audio_filepath and u.text != SILENCE]
+    unknown = sum(not u.speaker for u in clips)
+    if unknown == len(clips):
         yield (
             "no speakers are known, so scores will say nothing about people who are not in the "
             "data; a CSV or manifest can name the speaker of each clip"
         )
+        return
+    pairs = combinations(SPLITS, 2)
+    shared = sorted({s for a, b in pairs for s in shared_speakers(by_split[a], by_split[b])})
+    found = []
+    if shared:
+        found.append(f"{len(shared)} speakers are heard in several splits, {shared[0]} first")
+    if unknown:
+        found.append(f"the speakers of {unknown} of {len(clips)} clips are not known")
+    if found:
+        yield f"{', and '.join(found)}, so scores will say too little about people not in the data"
+
+
+def _warnings(by_split: Mapping[str, Sequence[Utterance]], classes: bool) -> Iterator[str]:
+    train = by_split["train"]
     if not by_split["test"]:
         yield "no test split: there is too little; scores will be those chosen by, so optimistic"
     if classes:

@@ -173,7 +173,7 @@ def test_spaces_around_a_csvs_values_are_none_of_them(tmp_path: Path) -> None:
 def test_speakers_that_differ_in_case_are_one(tmp_path: Path) -> None:
     rows = ["path,text,speaker"]
     for number, speaker in enumerate(["Anna", "anna", "Anna", "Ben", ""]):
-        tone(tmp_path / f"{number}.wav")
+        tone(tmp_path / f"{number}.wav", pitch=number)
         rows.append(f"{number}.wav,go,{speaker}")
     text(tmp_path / "mine.csv", rows)
     found, odd = read_own(tmp_path / "mine.csv")
@@ -240,3 +240,19 @@ def test_a_stretch_ends_with_its_file(row: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"b\.wav: is 1\.000 s long, but .*\(2 of 3 utterances end"):
         read_own(tmp_path / "mine.csv")
     assert len(CORPORA["csv"].read(tmp_path / "mine.csv")) == 3, "training believes the list"
+
+
+def test_copies_are_one_clip(tmp_path: Path) -> None:
+    tone(tmp_path / "on" / "a.wav")
+    tone(tmp_path / "on" / "c.wav", pitch=1)  # of the same size
+    copy = tmp_path / "on" / "b.wav"
+    copy.write_bytes((tmp_path / "on" / "a.wav").read_bytes())
+    found, odd = read_own(tmp_path)
+    assert [Path(u.audio_filepath).name for u in found] == ["a.wav", "c.wav"]
+    assert odd == [f"1 clips are copies of others, and left out, {copy} first"]
+    (tmp_path / "off").mkdir()
+    copy.rename(tmp_path / "off" / "b.wav")
+    with pytest.raises(
+        DataError, match=r"on/a\.wav, byte for byte .*off/b\.wav: is listed as 'off'"
+    ):
+        read_own(tmp_path)
