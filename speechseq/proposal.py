@@ -263,11 +263,12 @@ def write_proposal(proposal: Proposal, name: str, folder: Path) -> Path:
     for path in (recipe, manifest):
         if path.exists():
             raise DataError(f"{path}: is there already; name another recogniser, or delete it")
+    text = recipe_text(proposal, name, manifest.absolute()).encode()
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_manifest(manifest, proposal.utterances)
     with atomic_write(recipe) as file:
-        file.write(recipe_text(proposal, name, manifest.absolute()).encode())
+        file.write(text)
     return recipe
 
 
@@ -276,6 +277,8 @@ def recipe_text(proposal: Proposal, name: str, manifest: Path) -> str:
     said = [*proposal.head, *(f"Mind: {warning}." for warning in proposal.warnings)]
     # A label may hold a line break, which would end the comment.
     lines = ["# " + re.sub(r"[\s\x85\u2028\u2029]", " ", line) for line in said]
+    # Nor need a file's name be Unicode.
+    lines = [line.encode(errors="backslashreplace").decode() for line in lines]
     lines.append(f"name: {_written(name)}")
     places = {"corpus": ("jsonl", ""), "root": (str(manifest), "every clip, and its split")}
     for section, keys in proposal.sections.items():

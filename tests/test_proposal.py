@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import sys
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -365,6 +367,18 @@ def test_a_label_ends_no_comment(folder: Path) -> None:
     hostile = dataclasses.replace(proposal, warnings=["few of turn\non: 1\u2028x: 2"])
     text = recipe_text(hostile, "mine", Path("data.jsonl"))
     assert "# Mind: few of turn on: 1 x: 2.\n" in text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode")
+def test_names_that_are_no_unicode_are_said(folder: Path, tmp_path: Path) -> None:
+    clips = list((folder / "low").iterdir())
+    clips[0].rename(folder / "low" / os.fsdecode(b"caf\xe9.wav"))
+    clips[1].rename(folder / os.fsdecode(b"caf\xe9.wav"))  # is not used
+    proposal = propose(folder, "mine")
+    recipe = write_proposal(proposal, "mine", tmp_path / "new")
+    assert r"caf\udce9.wav first" in recipe.read_text(encoding="utf-8")
+    assert read_recipe(recipe).data.root == str(recipe.with_name("data.jsonl"))
+    assert set(read_manifest(recipe.with_name("data.jsonl"))) == set(proposal.utterances)
 
 
 def test_splits_may_have_the_names_of_public_corpora() -> None:
