@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from speechseq.corpora import CORPORA
-from speechseq.corpora.folder import NOISE
+from speechseq.corpora.clips import clips_in
+from speechseq.corpora.folder import NOISE, label_folders
 from speechseq.errors import DataError
 from speechseq.files import sha256
 from speechseq.manifest import Utterance
@@ -115,6 +116,10 @@ def _odd(place: Path, read: Sequence[Utterance], repeated: int) -> Iterator[str]
         yield f"{repeated} utterances are listed more than once, and taken once"
     if corpus_of(place) == "folder":
         known = {os.path.abspath(u.audio_filepath) for u in read}
+        empty = [str(path) for path, _ in label_folders(place) if not clips_in(path)]
+        if empty:
+            more = " …" if len(empty) > NAMED else ""
+            yield f"{len(empty)} folders hold no clips: {', '.join(empty[:NAMED])}{more}"
         unused = sorted(path for path in _recordings(place) if os.path.abspath(path) not in known)
         if unused:
             yield (

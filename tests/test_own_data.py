@@ -256,3 +256,17 @@ def test_copies_are_one_clip(tmp_path: Path) -> None:
         DataError, match=r"on/a\.wav, byte for byte .*off/b\.wav: is listed as 'off'"
     ):
         read_own(tmp_path)
+
+
+def test_classes_without_clips_are_named(tmp_path: Path) -> None:
+    tone(tmp_path / "train" / "on" / "a.wav")
+    (tmp_path / "train" / "off").mkdir()
+    (tmp_path / "test" / "on").mkdir(parents=True)
+    off, on = tmp_path / "train" / "off", tmp_path / "test" / "on"
+    assert read_own(tmp_path)[1] == [f"2 folders hold no clips: {on}, {off}"]
+
+
+def test_loose_clips_are_to_be_put_into_folders(tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav")
+    with pytest.raises(DataError, match="no folders of clips here; put each word's clips into a "):
+        read_own(tmp_path)
