@@ -15,7 +15,7 @@ import yaml
 from speechseq.audio import read_header
 from speechseq.corpora import CORPORA
 from speechseq.corpora.clips import clips_in
-from speechseq.corpora.folder import SPLITS
+from speechseq.corpora.folder import NOISE, SPLITS
 from speechseq.errors import DataError
 from speechseq.files import atomic_write, writing
 from speechseq.held_out import are_classes, are_short, split
@@ -27,7 +27,7 @@ from speechseq.manifest import (
     write_manifest,
 )
 from speechseq.own_data import corpus_of, read_own
-from speechseq.tokens import SILENCE, UNKNOWN
+from speechseq.tokens import NO_TEXT, SILENCE, UNKNOWN
 
 RECIPE, MANIFEST = "recipe.yaml", "data.jsonl"
 """What a proposal's files are called."""
@@ -37,6 +37,12 @@ MOST_LEXICON_WORDS = 500
 
 BASES = "the front end and the recurrent layers are the base's"
 
+BASE, BASE_RATE = "commands-en", 16000
+"""The bundled classifier to start from, where there are few clips of the rate it hears."""
+
+FEW_WITHOUT_BASE = 300
+"""Clips of a class below which it is the better start: measured up to 100."""
+
 FEW_CLIPS = 30
 """Clips of a class below which more are asked for."""
 
@@ -45,13 +51,15 @@ FEW_CLIPS = 30
 class Proposal:
     """A recipe to be: its utterances with their splits, what it says, and what to look at.
 
-    `sections` are the recipe's, each key with its value and the reason for it.
+    `sections` are the recipe's, each key with its value and the reason for it. `better_base` is
+    the model that would be a better start, or empty.
     """
 
     utterances: Sequence[Utterance]
     head: Sequence[str]
     sections: Mapping[str, Mapping[str, tuple[Any, str]]]
     warnings: Sequence[str]
+    better_base: str = ""
 
     @property
     def scored_split(self) -> str:
@@ -75,6 +83,13 @@ def propose(place: Path, name: str, base: str = "") -> Proposal:
                 f"list each in one split"
             )
     train = by_split["train"]
+    classes = are_classes(train)
+    nameless = [u for u in found if not u.text]
+    if nameless and (classes or len(nameless) == len(found)):
+        raise DataError(
+            f"{nameless[0].audio_filepath or place}: has no text ({len(nameless)} of {len(found)} "
+            f"clips have none); write what is said, or drop it"
+        )
     if not by_split["validation"]:
         raise DataError(
             f"{place}: {len(found)} utterances are too few to hold some out; record more"
@@ -84,7 +99,6 @@ def propose(place: Path, name: str, base: str = "") -> Proposal:
             f"{place}: holds nothing but {train[0].text!r}; add other classes, such as "
             f"{UNKNOWN} of other speech and {SILENCE} of noise"
         )
-    classes = are_classes(train)
     seconds = sum(u.duration for u in train)
     sections: dict[str, dict[str, tuple[Any, str]]] = {
         "data": _data(train, classes) | _noise(place, CORPORA[corpus_of(place)]),
@@ -105,8 +119,15 @@ def propose(place: Path, name: str, base: str = "") -> Proposal:
     familiar = list(_familiar(by_split))
     how += "" if familiar else ": no speaker is heard in two"
     head = [_summary(name, found, classes), *_splits_said(by_split, how)]
-    warnings = [*odd, *familiar, *_warnings(by_split, classes)]
-    return Proposal(utterances, head, sections, warnings)
+    warnings = [*odd, *familiar, *_warnings(by_split, sections["data"])]
+    better = BASE if classes and not base and _are_few(train, sections["features"]) else ""
+    return Proposal(utterances, head, sections, warnings, better)
+
+
+def _are_few(train: Sequence[Utterance], features: Mapping[str, tuple[Any, str]]) -> bool:
+    """Tell whether there are so few clips a class that training on `BASE` is better."""
+    clips = len(train) / len({u.text for u in train})
+    return clips < FEW_WITHOUT_BASE and features["rate"][0] == BASE_RATE
 
 
 # ---- what is learnt, by what, for how long ----
@@ -238,10 +259,19 @@ def _familiar(by_split: Mapping[str, Sequence[Utterance]]) -> Iterator[str]:
         yield f"{', and '.join(found)}, so scores will say too little about people not in the data"
 
 
-def _warnings(by_split: Mapping[str, Sequence[Utterance]], classes: bool) -> Iterator[str]:
+def _warnings(
+    by_split: Mapping[str, Sequence[Utterance]], data: Mapping[str, tuple[Any, str]]
+) -> Iterator[str]:
     train = by_split["train"]
+    classes = data["tokens"][0] == "classes"
     if not by_split["test"]:
         yield "no test split: there is too little; scores will be those chosen by, so optimistic"
+    if classes and not any(u.text.startswith(NO_TEXT) for u in train):
+        noise = "" if "noise" in data else f", and recordings of noise ({NOISE}, or data.noise)"
+        yield (
+            f"every sound will be heard as one of these words; add a folder {UNKNOWN} of other "
+            f"speech, or data.others{noise}"
+        )
     if classes:
         counts = Counter(u.text for u in train)
         few = [f"{text} {count}" for text, count in sorted(counts.items()) if count < FEW_CLIPS]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import sys
 from collections import Counter
 from itertools import combinations
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import RATE, TONES, tone
 
-from speechseq.audio import write_wav
+from speechseq.audio import read_audio, write_wav
 from speechseq.cli import main
 from speechseq.corpora import CORPORA
 from speechseq.corpora.folder import SPLITS
@@ -27,8 +28,9 @@ from speechseq.manifest import (
     shared_speakers,
     write_manifest,
 )
+from speechseq.model_file import read_model
 from speechseq.own_data import corpus_of
-from speechseq.proposal import propose, recipe_text, write_proposal
+from speechseq.proposal import BASE, BASE_RATE, propose, recipe_text, write_proposal
 from speechseq.recipe import Recipe
 from speechseq.recipe_file import read_recipe
 from speechseq.tokens import SILENCE
@@ -475,6 +477,42 @@ def test_data_without_anything_to_learn_from_is_refused(names: tuple[str, ...]) 
     ]
     with pytest.raises(DataError, match=r"nothing is of split train, all is of (test|validation)"):
         split(clips)
+
+
+@pytest.mark.parametrize("blank", [1, 60])
+def test_clips_without_a_class_are_counted(blank: int, folder: Path, tmp_path: Path) -> None:
+    clips = CORPORA["folder"].read(folder)
+    clips = [dataclasses.replace(u, text=" " * (n < blank) or u.text) for n, u in enumerate(clips)]
+    write_manifest(tmp_path / "mine.jsonl", clips)
+    says = rf"0\.wav: has no text \({blank} of 60 clips have none\); write what is said, or drop it"
+    with pytest.raises(DataError, match=says):
+        propose(tmp_path / "mine.jsonl", "mine")
+
+
+@pytest.mark.parametrize("label", ["", "_unknown_", "_silence_"])
+def test_where_nothing_stands_for_other_sounds_it_is_said(label: str, folder: Path) -> None:
+    if label:
+        (folder / "low").rename(folder / label)
+    said = [w for w in propose(folder, "mine").warnings if "every sound will be heard as" in w]
+    assert len(said) == (not label)
+    assert all("add a folder _unknown_ of other speech, or data.others" in line for line in said)
+
+
+def test_of_few_clips_a_base_is_the_better_start(
+    folder: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_model(BASE).recipe.features.rate == BASE_RATE
+    assert propose(folder, "mine").better_base == "", "it hears 16 kHz"
+    for path in folder.glob("*/*.wav"):
+        write_wav(path, read_audio(path, BASE_RATE), BASE_RATE)
+    assert propose(folder, "mine", BASE).better_base == ""
+    assert main(["init", "tones", "--from", str(folder)]) == 0
+    err = capsys.readouterr().err
+    command = shlex.split(err.partition("without): ")[2].partition("\n")[0])
+    assert command[:3] == ["speechseq", "init", "tones-on-commands-en"]
+    assert main(command[1:]) == 0
+    assert read_recipe(tmp_path / command[2] / "recipe.yaml").training.base == BASE
 
 
 def test_a_proposal_is_whole_or_not_there(folder: Path, tmp_path: Path) -> None:
