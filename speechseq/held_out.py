@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence, Set
@@ -9,7 +10,7 @@ from dataclasses import replace
 
 from speechseq.corpora.folder import SPLIT_NAMES, SPLITS
 from speechseq.errors import DataError
-from speechseq.manifest import Utterance, rank_of
+from speechseq.manifest import MOMENT, Utterance, rank_of
 from speechseq.tokens import KINDS
 
 HELD_SHARE = 0.15
@@ -35,14 +36,19 @@ def split(utterances: Sequence[Utterance]) -> tuple[list[Utterance], str]:
 
     Splits that the data has are kept; what names none is to learn from. Otherwise whole speakers
     are held out where enough are known, and else a share of every text's utterances, by a hash of
-    their names, whatever their order. Nothing is held out without which training would lack a
-    label or a character.
+    their names, whatever their order. Stretches of a file that overlap stay together. Nothing is
+    held out without which training would lack a label or a character.
 
     Raises:
-        DataError: a split is called neither train nor validation nor test.
+        DataError: a split is called neither train nor validation nor test, or none is train.
     """
     utterances = [replace(u, split=_split_name(u)) for u in utterances]
     given = {u.split for u in utterances}
+    if "train" not in given:
+        raise DataError(
+            f"init: nothing is of split train, all is of {' and '.join(sorted(given))}; "
+            f"name what is to learn from so, or leave its split empty"
+        )
     if "validation" in given:
         return list(utterances), "as the data has them"
     held = ("validation",) if "test" in given else ("validation", "test")
@@ -55,11 +61,13 @@ def split(utterances: Sequence[Utterance]) -> tuple[list[Utterance], str]:
     if enough and len(known) >= KNOWN_SHARE * len(rest):
         parted = _by_speaker(rest, held) + others
         if {u.split for u in parted}.issuperset(held):
-            heard = {(u.speaker, u.split) for u in parted if u.speaker}
-            apart = len(heard) == len({speaker for speaker, _ in heard})
-            return parted, "by speakers" + (": none is heard in two splits" if apart else "")
-        return _by_text(rest, held) + others, "evenly over the texts; each speaker has texts alone"
-    return _by_text(rest, held) + others, "evenly over the texts; speakers are not known"
+            return parted, "by speakers"
+        why = "each speaker has texts alone"
+    elif known:
+        why = "too many speakers are not known" if enough else "too few speakers"
+    else:
+        why = "speakers are not known"
+    return _by_text(rest, held) + others, f"evenly over the texts; {why}"
 
 
 def _split_name(utterance: Utterance) -> str:
@@ -74,12 +82,46 @@ def _split_name(utterance: Utterance) -> str:
     return SPLIT_NAMES[name]
 
 
+def _pieces(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
+    """Group utterances whose stretches of a file overlap, which no two splits may share."""
+    by_file: dict[str, list[Utterance]] = defaultdict(list)
+    for number, utterance in enumerate(utterances):
+        path = utterance.audio_filepath  # silence without a file overlaps nothing
+        by_file[os.path.realpath(path) if path else str(number)].append(utterance)
+    pieces: list[list[Utterance]] = []
+    for stretches in by_file.values():
+        end = 0.0
+        for utterance in sorted(stretches, key=lambda u: u.offset):
+            if not end or utterance.offset >= end - MOMENT:
+                pieces.append([])
+            pieces[-1].append(utterance)
+            end = max(end, utterance.offset + utterance.duration)
+    return pieces
+
+
+def _speakers(utterances: Sequence[Utterance]) -> list[str]:
+    """Name each utterance's speaker; those who speak at once, in overlapping stretches, are one."""
+    first: dict[str, str] = {}
+
+    def named(utterance: Utterance) -> str:
+        name = utterance.speaker or utterance.key
+        while name in first:
+            name = first[name]
+        return name
+
+    for piece in _pieces(utterances):
+        one, *others = sorted({named(u) for u in piece})
+        first.update(dict.fromkeys(others, one))
+    return [named(u) for u in utterances]
+
+
 def _by_speaker(utterances: Sequence[Utterance], held: Sequence[str]) -> list[Utterance]:
     """Give whole speakers to the held-out splits until each has its share."""
-    counts = Counter(u.speaker or u.key for u in utterances)
+    names = _speakers(utterances)
+    counts = Counter(names)
     units: dict[str, set[str]] = defaultdict(set)
-    for utterance, found in zip(utterances, _units(utterances), strict=True):
-        units[utterance.speaker or utterance.key] |= found
+    for name, found in zip(names, _units(utterances), strict=True):
+        units[name] |= found
     ranked = sorted(counts, key=rank_of)
     waiting = [ranked[n] for n in _spare([units[name] for name in ranked])]
     place: dict[str, str] = {}
@@ -93,7 +135,10 @@ def _by_speaker(utterances: Sequence[Utterance], held: Sequence[str]) -> list[Ut
         ):
             size += counts[waiting[0]]
             place[waiting.pop(0)] = name
-    return [replace(u, split=place.get(u.speaker or u.key, "train")) for u in utterances]
+    return [
+        replace(u, split=place.get(name, "train"))
+        for u, name in zip(utterances, names, strict=True)
+    ]
 
 
 def _units(utterances: Sequence[Utterance]) -> list[set[str]]:
@@ -121,17 +166,18 @@ def _wanted(utterances: Sequence[Utterance]) -> float:
 def _by_text(utterances: Sequence[Utterance], held: Sequence[str]) -> list[Utterance]:
     """Give the same share of every text's utterances to each held-out split."""
     units = {id(u): own for u, own in zip(utterances, _units(utterances), strict=True)}
-    groups: dict[str, list[Utterance]] = defaultdict(list)
+    groups: dict[frozenset[str], list[list[Utterance]]] = defaultdict(list)
     repeated = len(utterances) >= LEAST_CLASS_CLIPS * len({u.text for u in utterances})
-    for utterance in utterances:
-        groups[utterance.text if repeated else ""].append(utterance)
+    for piece in _pieces(utterances):
+        groups[frozenset(u.text for u in piece if repeated)].append(piece)
     found = []
     for group in groups.values():
-        ranked = sorted(group, key=lambda u: rank_of(u.key))
-        spare = _spare([units[id(u)] for u in ranked])
+        ranked = sorted(group, key=lambda piece: rank_of(min(u.key for u in piece)))
+        spare = _spare([set[str]().union(*(units[id(u)] for u in piece)) for piece in ranked])
         count = round(HELD_SHARE * len(group))
         parts = dict(zip(spare, (name for name in held for _ in range(count)), strict=False))
-        found += [replace(u, split=parts.get(n, "train")) for n, u in enumerate(ranked)]
+        for number, piece in enumerate(ranked):
+            found += [replace(u, split=parts.get(number, "train")) for u in piece]
     return found
 
 

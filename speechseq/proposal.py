@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,19 @@ import yaml
 from speechseq.audio import read_header
 from speechseq.corpora import CORPORA
 from speechseq.corpora.clips import clips_in
-from speechseq.corpora.folder import SPLITS
+from speechseq.corpora.folder import NOISE, SPLITS
 from speechseq.errors import DataError
 from speechseq.files import atomic_write, writing
 from speechseq.held_out import are_classes, are_short, split
-from speechseq.manifest import Corpus, Utterance, write_manifest
+from speechseq.manifest import (
+    Corpus,
+    Utterance,
+    shared_audio,
+    shared_speakers,
+    write_manifest,
+)
 from speechseq.own_data import corpus_of, read_own
-from speechseq.tokens import SILENCE, UNKNOWN
+from speechseq.tokens import NO_TEXT, SILENCE, UNKNOWN
 
 RECIPE, MANIFEST = "recipe.yaml", "data.jsonl"
 """What a proposal's files are called."""
@@ -30,6 +37,12 @@ MOST_LEXICON_WORDS = 500
 
 BASES = "the front end and the recurrent layers are the base's"
 
+BASE, BASE_RATE = "commands-en", 16000
+"""The bundled classifier to start from, where there are few clips of the rate it hears."""
+
+FEW_WITHOUT_BASE = 300
+"""Clips of a class below which it is the better start: measured up to 100."""
+
 FEW_CLIPS = 30
 """Clips of a class below which more are asked for."""
 
@@ -38,13 +51,15 @@ FEW_CLIPS = 30
 class Proposal:
     """A recipe to be: its utterances with their splits, what it says, and what to look at.
 
-    `sections` are the recipe's, each key with its value and the reason for it.
+    `sections` are the recipe's, each key with its value and the reason for it. `better_base` is
+    the model that would be a better start, or empty.
     """
 
     utterances: Sequence[Utterance]
     head: Sequence[str]
     sections: Mapping[str, Mapping[str, tuple[Any, str]]]
     warnings: Sequence[str]
+    better_base: str = ""
 
     @property
     def scored_split(self) -> str:
@@ -61,8 +76,21 @@ def propose(place: Path, name: str, base: str = "") -> Proposal:
     found, odd = read_own(place)
     utterances, how = split(found)
     by_split = {s: [u for u in utterances if u.split == s] for s in SPLITS}
+    for one, other in combinations(SPLITS, 2):
+        if shared := shared_audio(by_split[one], by_split[other]):
+            raise DataError(
+                f"{place}: {one} and {other} share {len(shared)} clips, {min(shared)} first; "
+                f"list each in one split"
+            )
     train = by_split["train"]
-    if not train or not by_split["validation"]:
+    classes = are_classes(train)
+    nameless = [u for u in found if not u.text]
+    if nameless and (classes or len(nameless) == len(found)):
+        raise DataError(
+            f"{nameless[0].audio_filepath or place}: has no text ({len(nameless)} of {len(found)} "
+            f"clips have none); write what is said, or drop it"
+        )
+    if not by_split["validation"]:
         raise DataError(
             f"{place}: {len(found)} utterances are too few to hold some out; record more"
         )
@@ -71,7 +99,6 @@ def propose(place: Path, name: str, base: str = "") -> Proposal:
             f"{place}: holds nothing but {train[0].text!r}; add other classes, such as "
             f"{UNKNOWN} of other speech and {SILENCE} of noise"
         )
-    classes = are_classes(train)
     seconds = sum(u.duration for u in train)
     sections: dict[str, dict[str, tuple[Any, str]]] = {
         "data": _data(train, classes) | _noise(place, CORPORA[corpus_of(place)]),
@@ -89,8 +116,18 @@ def propose(place: Path, name: str, base: str = "") -> Proposal:
         sections["decoding"] = {
             "decoder": ("lexicon", "the words of the training texts and no others")
         }
+    familiar = list(_familiar(by_split))
+    how += "" if familiar else ": no speaker is heard in two"
     head = [_summary(name, found, classes), *_splits_said(by_split, how)]
-    return Proposal(utterances, head, sections, [*odd, *_warnings(by_split, classes)])
+    warnings = [*odd, *familiar, *_warnings(by_split, sections["data"])]
+    better = BASE if classes and not base and _are_few(train, sections["features"]) else ""
+    return Proposal(utterances, head, sections, warnings, better)
+
+
+def _are_few(train: Sequence[Utterance], features: Mapping[str, tuple[Any, str]]) -> bool:
+    """Tell whether there are so few clips a class that training on `BASE` is better."""
+    clips = len(train) / len({u.text for u in train})
+    return clips < FEW_WITHOUT_BASE and features["rate"][0] == BASE_RATE
 
 
 # ---- what is learnt, by what, for how long ----
@@ -201,15 +238,40 @@ def _splits_said(by_split: Mapping[str, Sequence[Utterance]], how: str) -> Itera
         yield f"  {name}: {len(clips)} clips{of}, {purpose}"
 
 
-def _warnings(by_split: Mapping[str, Sequence[Utterance]], classes: bool) -> Iterator[str]:
-    train = by_split["train"]
-    if not any(u.speaker for u in train):
+def _familiar(by_split: Mapping[str, Sequence[Utterance]]) -> Iterator[str]:
+    """Say who is, or may be, heard in several splits."""
+    clips = [u for s in SPLITS for u in by_split[s] if u.audio_filepath and u.text != SILENCE]
+    unknown = sum(not u.speaker for u in clips)
+    if unknown == len(clips):
         yield (
             "no speakers are known, so scores will say nothing about people who are not in the "
             "data; a CSV or manifest can name the speaker of each clip"
         )
+        return
+    pairs = combinations(SPLITS, 2)
+    shared = sorted({s for a, b in pairs for s in shared_speakers(by_split[a], by_split[b])})
+    found = []
+    if shared:
+        found.append(f"{len(shared)} speakers are heard in several splits, {shared[0]} first")
+    if unknown:
+        found.append(f"the speakers of {unknown} of {len(clips)} clips are not known")
+    if found:
+        yield f"{', and '.join(found)}, so scores will say too little about people not in the data"
+
+
+def _warnings(
+    by_split: Mapping[str, Sequence[Utterance]], data: Mapping[str, tuple[Any, str]]
+) -> Iterator[str]:
+    train = by_split["train"]
+    classes = data["tokens"][0] == "classes"
     if not by_split["test"]:
         yield "no test split: there is too little; scores will be those chosen by, so optimistic"
+    if classes and not any(u.text.startswith(NO_TEXT) for u in train):
+        noise = "" if "noise" in data else f", and recordings of noise ({NOISE}, or data.noise)"
+        yield (
+            f"every sound will be heard as one of these words; add a folder {UNKNOWN} of other "
+            f"speech, or data.others{noise}"
+        )
     if classes:
         counts = Counter(u.text for u in train)
         few = [f"{text} {count}" for text, count in sorted(counts.items()) if count < FEW_CLIPS]
@@ -231,11 +293,12 @@ def write_proposal(proposal: Proposal, name: str, folder: Path) -> Path:
     for path in (recipe, manifest):
         if path.exists():
             raise DataError(f"{path}: is there already; name another recogniser, or delete it")
+    text = recipe_text(proposal, name, manifest.absolute()).encode()
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_manifest(manifest, proposal.utterances)
     with atomic_write(recipe) as file:
-        file.write(recipe_text(proposal, name, manifest.absolute()).encode())
+        file.write(text)
     return recipe
 
 
@@ -244,6 +307,8 @@ def recipe_text(proposal: Proposal, name: str, manifest: Path) -> str:
     said = [*proposal.head, *(f"Mind: {warning}." for warning in proposal.warnings)]
     # A label may hold a line break, which would end the comment.
     lines = ["# " + re.sub(r"[\s\x85\u2028\u2029]", " ", line) for line in said]
+    # Nor need a file's name be Unicode.
+    lines = [line.encode(errors="backslashreplace").decode() for line in lines]
     lines.append(f"name: {_written(name)}")
     places = {"corpus": ("jsonl", ""), "root": (str(manifest), "every clip, and its split")}
     for section, keys in proposal.sections.items():

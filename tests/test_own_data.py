@@ -149,7 +149,36 @@ def test_null_in_a_manifest_is_nothing(tmp_path: Path) -> None:
     assert (found.speaker, found.duration) == ("", 1.0)
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_spaces_and_unicode_forms_make_no_other_speaker(kind: str, tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav")
+    names = ["Zo\u00eb", "Zoe\u0308 ", " Zo\u00eb", "Zo\u00eb\u00a0"]
+    row = '{"audio_filepath": "a.wav", "duration": 0, "text": "go", "speaker": "%s"}'
+    rows = {"csv": ["path,text,speaker", *(f"a.wav,go,{name}" for name in names)]}
+    rows["jsonl"] = [row % name for name in names]
+    text(tmp_path / f"mine.{kind}", rows[kind])
+    assert {u.speaker for u in CORPORA[kind].read(tmp_path / f"mine.{kind}")} == {"Zo\u00eb"}
+
+
+def test_spaces_around_a_csvs_values_are_none_of_them(tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav")
+    text(tmp_path / "mine.csv", ["path , text , speaker", "a.wav , go , anna "])
+    (found,) = CORPORA["csv"].read(tmp_path / "mine.csv")
+    assert (Path(found.audio_filepath).name, found.text, found.speaker) == ("a.wav", "go", "anna")
+
+
 # ---- what init reads ----
+
+
+def test_speakers_that_differ_in_case_are_one(tmp_path: Path) -> None:
+    rows = ["path,text,speaker"]
+    for number, speaker in enumerate(["Anna", "anna", "Anna", "Ben", ""]):
+        tone(tmp_path / f"{number}.wav", pitch=number)
+        rows.append(f"{number}.wav,go,{speaker}")
+    text(tmp_path / "mine.csv", rows)
+    found, odd = read_own(tmp_path / "mine.csv")
+    assert [u.speaker for u in found] == ["Anna", "Anna", "Anna", "Ben", ""]
+    assert odd == ["speakers whose names differ only in case are taken as one: Anna, anna"]
 
 
 def test_recordings_that_are_not_used_are_counted(tmp_path: Path) -> None:
@@ -186,3 +215,58 @@ def test_clips_that_cannot_be_learnt_from_are_named(row: str, says: str, tmp_pat
     text(tmp_path / "mine.csv", ["path,text,offset", "a.wav,on,0", row])
     with pytest.raises(DataError, match=says):
         read_own(tmp_path / "mine.csv")
+
+
+def test_missing_and_unreadable_clips_are_named_at_once(tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav")
+    (tmp_path / "noise.wav").write_bytes(b"no audio")
+    rows = [f"gone{n}.wav,go,{n % 2}" for n in range(6)]
+    text(tmp_path / "mine.csv", ["path,text,duration", "a.wav,go,1", "noise.wav,go,1", *rows])
+    with pytest.raises(AudioError) as caught:
+        read_own(tmp_path / "mine.csv")
+    said = str(caught.value)
+    assert said.count(".wav") == 5
+    assert "noise.wav: " in said
+    assert "(and 6 more of 8 clips fail: " in said
+    assert said.endswith("gone3.wav …)")
+
+
+@pytest.mark.parametrize("row", ["b.wav,off,0.2,1.0", "b.wav,off,0,9999"])
+def test_a_stretch_ends_with_its_file(row: str, tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav")
+    tone(tmp_path / "b.wav")
+    head = ["path,text,offset,duration", "a.wav,on,0,1.04"]
+    text(tmp_path / "mine.csv", [*head, row, row.replace("off", "of")])
+    with pytest.raises(DataError, match=r"b\.wav: is 1\.000 s long, but .*\(2 of 3 utterances end"):
+        read_own(tmp_path / "mine.csv")
+    assert len(CORPORA["csv"].read(tmp_path / "mine.csv")) == 3, "training believes the list"
+
+
+def test_copies_are_one_clip(tmp_path: Path) -> None:
+    tone(tmp_path / "on" / "a.wav")
+    tone(tmp_path / "on" / "c.wav", pitch=1)  # of the same size
+    copy = tmp_path / "on" / "b.wav"
+    copy.write_bytes((tmp_path / "on" / "a.wav").read_bytes())
+    found, odd = read_own(tmp_path)
+    assert [Path(u.audio_filepath).name for u in found] == ["a.wav", "c.wav"]
+    assert odd == [f"1 clips are copies of others, and left out, {copy} first"]
+    (tmp_path / "off").mkdir()
+    copy.rename(tmp_path / "off" / "b.wav")
+    with pytest.raises(
+        DataError, match=r"on/a\.wav, byte for byte .*off/b\.wav: is listed as 'off'"
+    ):
+        read_own(tmp_path)
+
+
+def test_classes_without_clips_are_named(tmp_path: Path) -> None:
+    tone(tmp_path / "train" / "on" / "a.wav")
+    (tmp_path / "train" / "off").mkdir()
+    (tmp_path / "test" / "on").mkdir(parents=True)
+    off, on = tmp_path / "train" / "off", tmp_path / "test" / "on"
+    assert read_own(tmp_path)[1] == [f"2 folders hold no clips: {on}, {off}"]
+
+
+def test_loose_clips_are_to_be_put_into_folders(tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav")
+    with pytest.raises(DataError, match="no folders of clips here; put each word's clips into a "):
+        read_own(tmp_path)

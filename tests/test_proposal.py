@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shlex
+import sys
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import RATE, TONES, tone
 
-from speechseq.audio import write_wav
+from speechseq.audio import read_audio, write_wav
 from speechseq.cli import main
 from speechseq.corpora import CORPORA
 from speechseq.corpora.folder import SPLITS
 from speechseq.errors import DataError
 from speechseq.held_out import HELD_SHARE, are_classes, split
-from speechseq.manifest import Utterance, read_manifest, shared_speakers, write_manifest
+from speechseq.manifest import (
+    Utterance,
+    read_manifest,
+    shared_audio,
+    shared_speakers,
+    write_manifest,
+)
+from speechseq.model_file import read_model
 from speechseq.own_data import corpus_of
-from speechseq.proposal import propose, recipe_text, write_proposal
+from speechseq.proposal import BASE, BASE_RATE, propose, recipe_text, write_proposal
 from speechseq.recipe import Recipe
 from speechseq.recipe_file import read_recipe
 from speechseq.tokens import SILENCE
@@ -218,7 +229,7 @@ def test_sentences_are_spelt_and_few_words_are_a_lexicon(tmp_path: Path) -> None
     rows = []
     for number in range(60):
         path = tmp_path / f"{number}.wav"
-        write_wav(path, tone(400, 4.0), RATE)
+        write_wav(path, tone(400, 4.0, seed=number), RATE)
         text = " ".join(rng.choice(["turn", "left", "right", "on", "off"], 4))
         rows.append(Utterance(str(path), 4.0, text, f"s{number % 6}"))
     write_manifest(tmp_path / "mine.jsonl", rows)
@@ -360,6 +371,18 @@ def test_a_label_ends_no_comment(folder: Path) -> None:
     assert "# Mind: few of turn on: 1 x: 2.\n" in text
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode")
+def test_names_that_are_no_unicode_are_said(folder: Path, tmp_path: Path) -> None:
+    clips = list((folder / "low").iterdir())
+    clips[0].rename(folder / "low" / os.fsdecode(b"caf\xe9.wav"))
+    clips[1].rename(folder / os.fsdecode(b"caf\xe9.wav"))  # is not used
+    proposal = propose(folder, "mine")
+    recipe = write_proposal(proposal, "mine", tmp_path / "new")
+    assert r"caf\udce9.wav first" in recipe.read_text(encoding="utf-8")
+    assert read_recipe(recipe).data.root == str(recipe.with_name("data.jsonl"))
+    assert set(read_manifest(recipe.with_name("data.jsonl"))) == set(proposal.utterances)
+
+
 def test_splits_may_have_the_names_of_public_corpora() -> None:
     names = ["train-clean-5", "dev-clean-2", "test-other"]
     found, _ = split([Utterance(f"{name}.wav", 1.0, "a b", split=name) for name in names])
@@ -380,6 +403,117 @@ def test_too_little_to_hold_some_out(tmp_path: Path) -> None:
     write_wav(tmp_path / "mine" / "a" / "1.wav", tone(300, 0.3), RATE)
     with pytest.raises(DataError, match="too few to hold some out; record more"):
         propose(tmp_path / "mine", "mine")
+
+
+@pytest.mark.parametrize("speakers", [0, 8])
+def test_stretches_that_overlap_are_in_one_split(speakers: int) -> None:
+    clips = [
+        dataclasses.replace(
+            u,
+            offset=begin,
+            duration=seconds,
+            # Where they are known, two speak in turns, and now and then at once.
+            speaker=f"s{int(u.speaker[1:]) ^ turn % 2}" if u.speaker else "",
+        )
+        for u in utterances(200, speakers=speakers)
+        for turn, (begin, seconds) in enumerate(((0.0, 0.5), (0.0, 0.499), (0.4, 0.3), (0.7, 0.3)))
+    ]
+    by_split = parts(split(clips)[0])
+    assert all(by_split.values())
+    for one, other in combinations(SPLITS, 2):
+        assert not shared_audio(by_split[one], by_split[other])
+    assert sum(len(part) for part in by_split.values()) == len(clips)
+
+
+def test_splits_of_the_data_that_share_audio_are_refused(folder: Path, tmp_path: Path) -> None:
+    clips = [dataclasses.replace(u, split="train") for u in CORPORA["folder"].read(folder)]
+    part = dataclasses.replace(clips[0], split="dev", offset=0.1, duration=0.1)
+    write_manifest(tmp_path / "mine.jsonl", [*clips, part])
+    with pytest.raises(
+        DataError, match=r"train and validation share 1 clips, .*; list each in one"
+    ):
+        propose(tmp_path / "mine.jsonl", "mine")
+
+
+@pytest.mark.parametrize(
+    ("speakers", "unknown", "given", "how", "mind"),
+    [
+        (
+            3,
+            0,
+            False,
+            "evenly over the texts; too few speakers:",
+            "3 speakers are heard in several",
+        ),
+        (6, 0, False, "by speakers: no speaker is heard in two:", ""),
+        (6, 2, False, "by speakers:", "the speakers of 2 of 60 clips are not known, so scores"),
+        (6, 20, False, "evenly over the texts; too many speakers are not known:", "4 speakers are"),
+        (0, 0, False, "evenly over the texts; speakers are not known:", "no speakers are known"),
+        (6, 1, True, "as the data has them:", "first, and the speakers of 1 of 60 clips are not"),
+    ],
+)
+def test_what_is_said_of_speakers_is_so(
+    speakers: int, unknown: int, given: bool, how: str, mind: str, folder: Path, tmp_path: Path
+) -> None:
+    clips = [
+        dataclasses.replace(
+            u,
+            speaker=f"s{n % speakers}" if speakers and n >= unknown else "",
+            split="dev" if given and n % 5 == 0 else "train",
+        )
+        for n, u in enumerate(CORPORA["folder"].read(folder))
+    ]
+    write_manifest(tmp_path / "mine.jsonl", clips)
+    proposal = propose(tmp_path / "mine.jsonl", "mine")
+    assert proposal.head[1] == f"Splits (data.jsonl) {how}"
+    said = [line for line in proposal.warnings if "speakers" in line]
+    assert len(said) == bool(mind)
+    assert mind in "".join(said)
+
+
+@pytest.mark.parametrize("names", [("test",), ("validation",), ("dev", "eval")])
+def test_data_without_anything_to_learn_from_is_refused(names: tuple[str, ...]) -> None:
+    clips = [
+        dataclasses.replace(u, split=names[n % len(names)]) for n, u in enumerate(utterances(60))
+    ]
+    with pytest.raises(DataError, match=r"nothing is of split train, all is of (test|validation)"):
+        split(clips)
+
+
+@pytest.mark.parametrize("blank", [1, 60])
+def test_clips_without_a_class_are_counted(blank: int, folder: Path, tmp_path: Path) -> None:
+    clips = CORPORA["folder"].read(folder)
+    clips = [dataclasses.replace(u, text=" " * (n < blank) or u.text) for n, u in enumerate(clips)]
+    write_manifest(tmp_path / "mine.jsonl", clips)
+    says = rf"0\.wav: has no text \({blank} of 60 clips have none\); write what is said, or drop it"
+    with pytest.raises(DataError, match=says):
+        propose(tmp_path / "mine.jsonl", "mine")
+
+
+@pytest.mark.parametrize("label", ["", "_unknown_", "_silence_"])
+def test_where_nothing_stands_for_other_sounds_it_is_said(label: str, folder: Path) -> None:
+    if label:
+        (folder / "low").rename(folder / label)
+    said = [w for w in propose(folder, "mine").warnings if "every sound will be heard as" in w]
+    assert len(said) == (not label)
+    assert all("add a folder _unknown_ of other speech, or data.others" in line for line in said)
+
+
+def test_of_few_clips_a_base_is_the_better_start(
+    folder: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_model(BASE).recipe.features.rate == BASE_RATE
+    assert propose(folder, "mine").better_base == "", "it hears 16 kHz"
+    for path in folder.glob("*/*.wav"):
+        write_wav(path, read_audio(path, BASE_RATE), BASE_RATE)
+    assert propose(folder, "mine", BASE).better_base == ""
+    assert main(["init", "tones", "--from", str(folder)]) == 0
+    err = capsys.readouterr().err
+    command = shlex.split(err.partition("without): ")[2].partition("\n")[0])
+    assert command[:3] == ["speechseq", "init", "tones-on-commands-en"]
+    assert main(command[1:]) == 0
+    assert read_recipe(tmp_path / command[2] / "recipe.yaml").training.base == BASE
 
 
 def test_a_proposal_is_whole_or_not_there(folder: Path, tmp_path: Path) -> None:

@@ -42,6 +42,13 @@ def run(arguments: argparse.Namespace) -> None:
     recipe = write_proposal(proposal, folder.name, folder)
     for line in (*proposal.head, *(f"mind: {warning}" for warning in proposal.warnings)):
         note(line)
+    if proposal.better_base:
+        again = f"{arguments.name.rstrip('/')}-on-{proposal.better_base}"
+        note(
+            "better, of so few clips a class (measured on 40 Arabic words: 10 of each with it beat "
+            f"100 without): speechseq init {shlex.quote(again)} --from "
+            f"{shlex.quote(str(arguments.place))} --base {proposal.better_base}"
+        )
     run = shlex.quote(f"runs/{folder.name}")
     scored = f"speechseq evaluate {run} --split {shlex.quote(proposal.scored_split)}"
     note(f"now: speechseq train {shlex.quote(str(recipe))} && {scored}")

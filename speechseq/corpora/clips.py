@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 from speechseq.audio import duration_seconds
@@ -13,6 +14,11 @@ from speechseq.manifest import Utterance
 from speechseq.sound_files import SUFFIXES
 
 _THREADS = 8
+
+BEYOND_SECONDS = 0.05
+"""A stated end may lie so far behind the file's: it is rounded, or was measured otherwise."""
+
+_NAMED = 5
 
 
 def stem(name: str) -> str:
@@ -54,31 +60,60 @@ def folders_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
-def measured(utterances: Iterable[Utterance]) -> list[Utterance]:
+def measured(utterances: Iterable[Utterance], *, checked: bool = False) -> list[Utterance]:
     """Fill in the durations that are 0 from the headers of the audio files.
 
+    With `checked`, every file's header is read, and the durations that are stated are compared.
+
     Raises:
-        AudioError: clips cannot be read; the first is named, the others are counted.
+        AudioError: clips cannot be read; the first ones are named, all are counted.
+        DataError: with `checked`, stretches end behind their files; the first is named.
     """
     utterances = list(utterances)
+    wanted = (u.audio_filepath for u in utterances if checked or not u.duration)
+    paths = [path for path in dict.fromkeys(wanted) if path]
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(_measure, utterances))
-    failed = [error for error in found if isinstance(error, AudioError)]
-    if len(failed) > 1:
-        raise AudioError(f"{failed[0]} (and {len(failed) - 1} more of {len(found)} clips fail)")
-    if failed:
-        raise failed[0]
-    return [utterance for utterance in found if isinstance(utterance, Utterance)]
+        found = dict(zip(paths, pool.map(_seconds, paths), strict=True))
+    if failed := {path: error for path, error in found.items() if isinstance(error, AudioError)}:
+        first, *others = failed
+        more = f" (and {len(others)} more of {len(paths)} clips fail: {_first(others)})"
+        raise AudioError(f"{failed[first]}{more if others else ''}")
+    seconds = {path: length for path, length in found.items() if isinstance(length, float)}
+    if checked:
+        _check_ends(utterances, seconds)
+    return [
+        u
+        if u.duration or not u.audio_filepath
+        else replace(u, duration=max(seconds[u.audio_filepath] - u.offset, 0.0))
+        for u in utterances
+    ]
 
 
-def _measure(utterance: Utterance) -> Utterance | AudioError:
-    if utterance.duration or not utterance.audio_filepath:
-        return utterance
+def _seconds(path: str) -> float | AudioError:
     try:
-        seconds = duration_seconds(utterance.audio_filepath) - utterance.offset
+        return duration_seconds(path)
     except AudioError as error:
         return error
-    return replace(utterance, duration=max(seconds, 0.0))
+
+
+def _first(paths: Sequence[str]) -> str:
+    """Name the first of many, one being named already."""
+    return ", ".join(paths[: _NAMED - 1]) + (" …" if len(paths) >= _NAMED else "")
+
+
+def _check_ends(utterances: Sequence[Utterance], seconds: Mapping[str, float]) -> None:
+    late = [
+        u
+        for u in utterances
+        if u.duration
+        and u.offset + u.duration > seconds.get(u.audio_filepath, inf) + BEYOND_SECONDS
+    ]
+    if late:
+        path, end = late[0].audio_filepath, late[0].offset + late[0].duration
+        raise DataError(
+            f"{path}: is {seconds[path]:.3f} s long, but listed up to {end:g} s ({len(late)} of "
+            f"{len(utterances)} utterances end behind their file); correct offset and duration"
+        )
 
 
 def require(found: Collection[object], place: Path, what: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from speechseq.corpora.clips import clips_in, folders_in, hashed_speaker, measured, require
+from speechseq.corpora.clips import clips_in, folders_in, hashed_speaker, measured
 from speechseq.errors import DataError
 from speechseq.manifest import Corpus, Utterance
 from speechseq.sound_files import SUFFIXES
@@ -32,6 +32,31 @@ def read(place: Path) -> list[Utterance]:
     Raises:
         DataError: there are no classes, or folders of splits lie beside folders of classes.
     """
+    found = []
+    for label, split in label_folders(place):
+        clips = clips_in(label)
+        if not clips and any(path.name[0] != "." for path in label.iterdir()):
+            raise DataError(
+                f"{label}: holds no clips of {', '.join(SUFFIXES)}, but other things; put the "
+                f"clips right into it, or move it away"
+            )
+        found += [
+            Utterance(str(clip), 0.0, label.name, hashed_speaker(name), split=split)
+            for name, clip in clips.items()
+        ]
+    if not found:
+        raise DataError(
+            f"{place}: no folders of clips here; put each word's clips into a folder of its name"
+        )
+    return measured(found)
+
+
+def label_folders(place: Path) -> list[tuple[Path, str]]:
+    """List the folders of the classes, each with its split, whether they hold clips or not.
+
+    Raises:
+        DataError: it is no folder, or folders of splits lie beside folders of classes.
+    """
     if not place.is_dir():
         raise DataError(f"{place}: not a folder; give one with a folder of clips for each class")
     folders = [path for path in folders_in(place) if path.name != NOISE]
@@ -39,22 +64,14 @@ def read(place: Path) -> list[Utterance]:
     if splits and len(splits) != len(folders):
         odd = next(path.name for path in folders if path not in splits)
         raise DataError(f"{place}: {odd!r} lies beside {splits[0].name!r}; move it into a split")
-    found = []
-    for parent in splits or [place]:
-        for label in (path for path in folders_in(parent) if path.name != NOISE):
-            clips = clips_in(label)
-            if not clips and any(path.name[0] != "." for path in label.iterdir()):
-                raise DataError(
-                    f"{label}: holds no clips of {', '.join(SUFFIXES)}, but other things; put the "
-                    f"clips right into it, or move it away"
-                )
-            split = SPLIT_NAMES[parent.name] if splits else "train"
-            found += [
-                Utterance(str(clip), 0.0, label.name, hashed_speaker(name), split=split)
-                for name, clip in clips.items()
-            ]
-    require(found, place, "{class}/*.wav")
-    return measured(found)
+    if not splits:
+        return [(path, "train") for path in folders]
+    return [
+        (path, SPLIT_NAMES[parent.name])
+        for parent in splits
+        for path in folders_in(parent)
+        if path.name != NOISE
+    ]
 
 
 CORPUS = Corpus(

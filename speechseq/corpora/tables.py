@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ _PATH_COLUMNS = ("audio_filepath", "path", "file")
 _TEXT_COLUMNS = ("text", "transcript", "label", "class")
 
 
-def read_csv(place: Path) -> list[Utterance]:
+def read_csv(place: Path, *, checked: bool = False) -> list[Utterance]:
     """List a CSV's rows, or those of train.csv, validation.csv and test.csv in a folder.
 
     Columns: path, file or audio_filepath; text, transcript, label or class; optionally speaker,
     split, and offset and duration in seconds; upper or lower case. Commas, semicolons or tabs
-    separate them, as spreadsheets do. Relative paths are taken from the CSV's folder.
+    separate them, as spreadsheets do; spaces around a value are none of it. Relative paths are
+    taken from the CSV's folder. With `checked`, durations are compared with the files.
 
     Raises:
         DataError: a file cannot be read, has no such columns, or a row is incomplete.
@@ -32,24 +34,32 @@ def read_csv(place: Path) -> list[Utterance]:
     found = []
     for path, split in _files(place, ".csv"):
         found += _read_rows(path, split)
-    return measured(found)
+    return measured(_one_spelling(found), checked=checked)
 
 
-def read_jsonl(place: Path) -> list[Utterance]:
+def read_jsonl(place: Path, *, checked: bool = False) -> list[Utterance]:
     """List a manifest's lines, or those of train.jsonl, validation.jsonl and test.jsonl.
 
     A line's own `split` counts; without one it is of the file's split, or of train. A duration
-    of 0 is filled in.
+    of 0 is filled in; with `checked`, the others are compared with the files.
 
     Raises:
         DataError: a file cannot be read, or a line is wrong.
+        AudioError: clips cannot be read.
     """
     found = [
         replace(utterance, split=utterance.split or split)
         for path, split in _files(place, ".jsonl")
         for utterance in read_manifest(path)
     ]
-    return measured(found)
+    return measured(_one_spelling(found), checked=checked)
+
+
+def _one_spelling(utterances: Iterable[Utterance]) -> Iterable[Utterance]:
+    """Take needless spaces out of speakers' names, and write them in Unicode's form C."""
+    for utterance in utterances:
+        name = " ".join(unicodedata.normalize("NFC", utterance.speaker).split())
+        yield replace(utterance, speaker=name)
 
 
 def _files(place: Path, suffix: str) -> list[tuple[Path, str]]:
@@ -82,12 +92,12 @@ def _read_rows(path: Path, split: str) -> list[Utterance]:
     where, what = _column(path, names, _PATH_COLUMNS), _column(path, names, _TEXT_COLUMNS)
     found = []
     for number, row in rows:
-        if None in row or not row[where] or row[what] is None:
+        if None in row or not (row[where] or "").strip() or row[what] is None:
             raise DataError(f"{path}: line {number} does not fit the columns; correct it")
-        clip, speaker = str(path.parent / row[where]), row.get("speaker") or ""
+        clip, speaker = str(path.parent / row[where].strip()), row.get("speaker") or ""
         begin, seconds = (_seconds(path, number, row, name) for name in ("offset", "duration"))
         its_split = row.get("split") or split
-        found.append(Utterance(clip, seconds, row[what], speaker, begin, its_split))
+        found.append(Utterance(clip, seconds, row[what].strip(), speaker, begin, its_split))
     return found
 
 
