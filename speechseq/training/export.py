@@ -29,6 +29,7 @@ from speechseq.manifest import Utterance, read_utterance
 from speechseq.model_file import RUN_WEIGHTS, metadata, open_model
 from speechseq.padding import pad
 from speechseq.recipe import Recipe
+from speechseq.recipe_file import parse_yaml
 from speechseq.recogniser import Recogniser, from_model_file, load
 from speechseq.tokens import Vocabulary
 from speechseq.training.eight_bits import in_eight_bits
@@ -252,7 +253,7 @@ def read_card(path: Path) -> dict[str, Any]:
         UsageError: it cannot be read, or is no mapping.
     """
     try:
-        card = yaml.safe_load(path.read_text(encoding="utf-8"))
+        card = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(
             f"{path}: not a readable YAML card ({' '.join(str(error).split())})"
