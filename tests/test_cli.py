@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import signal
@@ -211,6 +212,38 @@ def test_what_nobody_foresaw_is_one_line_too(
     monkeypatch.setattr(Recogniser, "transcribe", broken)
     err = fails(1, "transcribe", clips / "a.wav", "-m", run)
     assert err == "speechseq: RuntimeError: broken; run with --debug and report it\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data", "stats", "folder", "--root", "{closed}"],
+        ["plot", "{closed}", "-o", "{open}/c.png"],
+        ["evaluate", "{closed}"],
+        ["evaluate", "{closed}/run"],
+    ],
+)
+def test_what_may_not_be_read_is_named(
+    words: list[str], fails: Callable[..., str], tmp_path: Path
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    said = fails(1, *(word.format(closed=closed, open=tmp_path) for word in words))
+    assert str(closed) in said
+    assert "Permission denied; check its name and who may use it" in said
+
+
+@pytest.mark.parametrize(("filename", "where"), [("a b", "a b"), (b"a", "a"), ("a\nb", r"'a\nb'")])
+def test_a_file_that_the_system_refuses_is_one_line(
+    filename: str | bytes, where: str, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: argparse.Namespace) -> None:
+        raise OSError(errno.ENAMETOOLONG, "File name too long", filename)
+
+    monkeypatch.setattr(COMMANDS["models"], "run", refused)
+    said = fails(1, "models")
+    assert said == f"speechseq: {where}: File name too long; check its name and who may use it\n"
 
 
 def test_an_interrupt_is_130(
