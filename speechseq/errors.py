@@ -64,6 +64,11 @@ def brief(value: object) -> str:
     return text if len(text) <= BRIEF_CHARACTERS else f"{text[: BRIEF_CHARACTERS - 1]}…"
 
 
+def installing(extra: str) -> str:
+    """Say how to install what an extra of this package needs."""
+    return f"pip install '.[{extra}]' in the clone"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known names are close to `name`: "; did you mean 'x'?", or list them all.
 

@@ -268,7 +268,7 @@ def test_without_torch_it_says_what_to_install(
     monkeypatch.setattr("speechseq.cli.terminal.find_spec", lambda name: None)
     words = [word.format(recipe=recipe, run=run) for word in words]
     err = fails(1, *words)
-    assert err == "speechseq: torch: not installed; pip install 'speechseq[train]'\n"
+    assert err == "speechseq: torch: not installed; pip install '.[train]' in the clone\n"
 
 
 def test_a_device_that_onnxruntime_lacks(

@@ -20,7 +20,7 @@ from speechseq.cli.terminal import (
     open_recogniser,
     refuse_existing,
 )
-from speechseq.errors import SomeInputsFailed, SpeechseqError, UsageError, choose
+from speechseq.errors import SomeInputsFailed, SpeechseqError, UsageError, choose, installing
 
 if TYPE_CHECKING:
     from speechseq.manifest import Utterance
@@ -114,7 +114,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.manifest and arguments.root:
         raise UsageError("evaluate: --root is for a corpus; a manifest names its files itself")
     if arguments.png and find_spec("matplotlib") is None:
-        raise SpeechseqError("--png: needs matplotlib; pip install 'speechseq[train]'")
+        raise SpeechseqError(f"--png: needs matplotlib; {installing('train')}")
 
 
 def _warn(recogniser: Recogniser, utterances: Sequence[Utterance]) -> None:

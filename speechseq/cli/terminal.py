@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechseq.errors import SpeechseqError, UsageError, choose
+from speechseq.errors import SpeechseqError, UsageError, choose, installing
 
 if TYPE_CHECKING:
     from speechseq.recogniser import Recogniser
@@ -99,9 +99,7 @@ def need_packages(extra: str, packages: Iterable[str]) -> None:
     """
     for package in packages:
         if find_spec(package) is None:
-            raise SpeechseqError(
-                f"{extra}: {package} is not installed; pip install 'speechseq[{extra}]'"
-            )
+            raise SpeechseqError(f"{extra}: {package} is not installed; {installing(extra)}")
 
 
 def by_name(models: Sequence[str] | None) -> dict[str, str]:
@@ -167,4 +165,4 @@ def need_training() -> None:
     """
     missing = [name for name in TRAINING_PACKAGES if find_spec(name) is None]
     if missing:
-        raise SpeechseqError(f"{missing[0]}: not installed; pip install 'speechseq[train]'")
+        raise SpeechseqError(f"{missing[0]}: not installed; {installing('train')}")
