@@ -23,11 +23,11 @@ class _StrictLoader(yaml.SafeLoader):
     """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        mark = self.peek_event().start_mark if self.check_event(yaml.AliasEvent) else None
+        is_alias = self.check_event(yaml.AliasEvent)
         node = super().compose_node(parent, index)
-        if mark and not isinstance(node, yaml.ScalarNode):
+        if is_alias and isinstance(node, yaml.CollectionNode):
             raise yaml.composer.ComposerError(
-                None, None, "an alias of a list or mapping; write it out", mark
+                None, None, "an alias of a list or mapping; write it out", node.start_mark
             )
         return node
 

@@ -75,6 +75,14 @@ def check_png(path: Path) -> None:
         raise UsageError(f"{path}: a PNG is drawn; end its name in .png")
 
 
+def each_once(paths: Iterable[str]) -> list[str]:
+    """List paths without those that lead where another one leads."""
+    once: dict[str, str] = {}
+    for path in paths:
+        once.setdefault(os.path.realpath(path), path)
+    return list(once.values())
+
+
 def add_decoder(parser: argparse.ArgumentParser) -> None:
     """Add --decoder and --least-confidence."""
     parser.add_argument("--decoder", help="greedy or lexicon (default: the model's own)")
