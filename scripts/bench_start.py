@@ -88,7 +88,7 @@ def print_start(seconds: dict[str, float], repeat: int) -> None:
     for name, value in seconds.items():
         print(f"  {name:30} {1000 * value:8.0f} ms")
     if TORCH not in seconds:
-        print("  PyTorch is not installed: no ratio; pip install 'speechseq[train]'")
+        print("  PyTorch is not installed: no ratio; pip install '.[train]'")
         return
     ratio = seconds[COMMAND] / seconds[TORCH]
     print(f"  {'transcribe / import torch':30} {ratio:8.3f}     (aim: at most {START_AIM})")

@@ -7,6 +7,7 @@ line prints it as it stands.
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -47,6 +48,25 @@ class GateFailed(SpeechseqError):
     """A check that stands before a result was not passed, so the result was not written."""
 
     exit_code = 4
+
+
+BRIEF_CHARACTERS = 80
+"""Longest form of a value in a message."""
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel = 2
+_BRIEF.maxstring = _BRIEF.maxother = BRIEF_CHARACTERS
+
+
+def brief(value: object) -> str:
+    """Return a value as Python writes it, cut to a length and depth that fit a message."""
+    text = _BRIEF.repr(value)
+    return text if len(text) <= BRIEF_CHARACTERS else f"{text[: BRIEF_CHARACTERS - 1]}…"
+
+
+def installing(extra: str) -> str:
+    """Say how to install what an extra of this package needs."""
+    return f"pip install '.[{extra}]' in the clone"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -28,6 +28,7 @@ from speechseq.padding import by_length
 from speechseq.pictures import new_figure, save_png
 from speechseq.recogniser import BATCH_SECONDS, CLIPS_SECONDS, Recogniser
 from speechseq.recognition import Recognition
+from speechseq.sound_files import name_of
 from speechseq.tokens import Vocabulary
 
 MOST_LABELS = 64
@@ -110,8 +111,9 @@ def evaluate(
     An utterance whose audio cannot be read is named in `failed` and not scored.
 
     Raises:
-        DataError: there is nothing to score.
+        DataError: there is nothing to score, or a reference is no text.
     """
+    references = [_reference(recogniser.vocabulary, utterance) for utterance in utterances]
     failed: dict[int, str] = {}
     found: dict[int, Recognition] = {}
     spent = 0.0
@@ -129,7 +131,7 @@ def evaluate(
             f"evaluate: none of {len(utterances)} utterances could be read{first}; "
             f"check where the audio is"
         )
-    items = [_item(recogniser, utterances[n], found[n]) for n in sorted(found)]
+    items = [_item(utterances[n], references[n], found[n]) for n in sorted(found)]
     seconds = sum(one.duration for one in found.values())
     messages = [failed[number] for number in sorted(failed)]
     return _report(recogniser.vocabulary, items, messages, seconds, spent)
@@ -163,8 +165,14 @@ def _recognised(recogniser: Recogniser, clips: Sequence[np.ndarray]) -> list[Rec
     return recogniser.transcribe_batch(clips)
 
 
-def _item(recogniser: Recogniser, utterance: Utterance, recognition: Recognition) -> Item:
-    reference = recogniser.vocabulary.normalise(utterance.text)
+def _reference(vocabulary: Vocabulary, utterance: Utterance) -> str:
+    try:
+        return vocabulary.normalise(utterance.text)
+    except DataError as error:
+        raise DataError(f"{name_of(utterance.audio_filepath)}: {error}") from None
+
+
+def _item(utterance: Utterance, reference: str, recognition: Recognition) -> Item:
     return Item(
         utterance.audio_filepath,
         utterance.speaker,

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from speechseq.errors import DataError, ModelError
-from speechseq.model_file import RUN_DATA, RUN_RECIPE, RUN_VOCABULARY
+from speechseq.corpora import CORPORA
+from speechseq.errors import DataError, ModelError, choose
+from speechseq.model_file import RUN_DATA, RUN_MODEL, RUN_RECIPE, RUN_VOCABULARY
 from speechseq.pictures import new_figure, save_png
 from speechseq.recipe_file import read_recipe
 from speechseq.run_table import kept_row, read_metrics
@@ -26,6 +27,12 @@ LEAST_EXPONENT = 0.01
 TIMES = (2, 4, 8)
 """The forecast is for so many times the most clips that were tried."""
 
+LEAST_SIZES, LEAST_VALIDATED = 3, 100
+"""A forecast from fewer sizes of data, or from errors on fewer words or clips, is a weak one."""
+
+MOST_COUNTED = 10**12
+"""More clips or words are in no data; a file that says so is damaged."""
+
 DRAWS = 2000
 """Draws of the validation errors, for the forecast's interval."""
 
@@ -34,7 +41,9 @@ DRAWS = 2000
 class Point:
     """A run: how many clips it learnt from, its error (a share of 1) on so many words or clips.
 
-    `task` is what was learnt: the classes, or which corpus' texts.
+    `task` is what was learnt: the classes, or which corpus' texts. `root` is where data of one's
+    own lie, `checksum` tells what was validated on, if that is known; `finished` says that the
+    model file is there.
     """
 
     run: str
@@ -43,6 +52,14 @@ class Point:
     error: float
     validated: int
     task: tuple[str, ...] = ()
+    root: str = ""
+    checksum: str = ""
+    finished: bool = False
+
+    def goes_with(self, other: Point) -> bool:
+        """Tell whether both learnt the same from parts of the same data."""
+        same = self.root == other.root or (self.checksum and self.checksum == other.checksum)
+        return self.task == other.task and bool(same)
 
 
 @dataclass(frozen=True)
@@ -84,29 +101,48 @@ def read_point(run: str | os.PathLike[str]) -> Point:
     if not (run / RUN_RECIPE).is_file():
         raise ModelError(f"{run}: not a run folder (no {RUN_RECIPE}); name one that was trained")
     recipe = read_recipe(run / RUN_RECIPE)
-    training = recipe.training
+    data, training = recipe.data, recipe.training
     best, base = kept_row(read_metrics(run), training.weights), training.base
     try:
         sizes = json.loads((run / RUN_DATA).read_text(encoding="utf-8"))
         # Of sequences the error is of words; runs of before they were counted name utterances.
-        unit = "words" if recipe.data.tokens != "classes" else "utterances"
+        unit = "words" if data.tokens != "classes" else "utterances"
         validated = int(sizes["validation"].get(unit, sizes["validation"]["utterances"]))
         clips = int(sizes["train"]["utterances"])
+        checksum = str(sizes["validation"].get("sha256", ""))
         told = json.loads((run / RUN_VOCABULARY).read_text(encoding="utf-8"))["tokens"]
-        if min(clips, validated) < 1:
+        tokens = tuple(map(str, told))
+        if not 1 <= min(clips, validated) <= max(clips, validated) <= MOST_COUNTED:
             raise ValueError(f"{run / RUN_DATA}: {clips} clips, {validated} {unit}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ):
         raise ModelError(f"{run}: does not say what it learnt from; train it again") from None
     if best is None:
         raise ModelError(f"{run}: was not validated yet; train on and try again")
-    if beside := (*recipe.data.same_words, *recipe.data.unknown_words):
+    if beside := (*data.same_words, *data.unknown_words):
         raise ModelError(
             f"{run}: learnt from {', '.join(beside)}, too, which its number of clips holds; "
             f"forecast from runs without"
         )
     start = f"from {base}" if base else "from scratch"
-    task = tuple(told) if recipe.data.tokens == "classes" else (recipe.data.corpus,)
-    return Point(str(run), start, clips, best["validation_error"], validated, task)
+    return Point(
+        str(run),
+        start,
+        clips,
+        best["validation_error"],
+        validated,
+        task=tokens if data.tokens == "classes" else (data.corpus,),
+        root="" if choose(CORPORA, data.corpus, "data.corpus").folder else data.root,
+        checksum=checksum,
+        finished=(run / RUN_MODEL).is_file(),
+    )
 
 
 def fit_laws(points: Sequence[Point]) -> list[Law]:
@@ -116,7 +152,7 @@ def fit_laws(points: Sequence[Point]) -> list[Law]:
         DataError: there are not two sizes of data with any of them, or they are of several corpora.
     """
     for point in points:
-        if point.task != points[0].task:
+        if not point.goes_with(points[0]):
             raise DataError(
                 f"{point.run}: learnt other things than {points[0].run}; forecast from runs on "
                 f"parts of the same data"
@@ -153,6 +189,24 @@ def _drawn(point: Point, rng: np.random.Generator) -> float:
     if point.error > 1:
         return float(rng.poisson(likely * point.validated) / point.validated)
     return float(rng.binomial(point.validated, min(likely, 1.0)) / point.validated)
+
+
+def weaknesses(laws: Sequence[Law]) -> Iterator[str]:
+    """Yield what makes a forecast worth less than it looks, a line each."""
+    for law in laws:
+        for point in law.points:
+            if not point.finished:
+                yield f"{point.run}: its training is not finished; more epochs may lower its error"
+        if (sizes := len({p.clips for p in law.points})) < LEAST_SIZES:
+            yield (
+                f"{law.start}: {sizes} sizes of data show no law to be one; add a run on another "
+                f"data.clips_per_class"
+            )
+        if (least := min(p.validated for p in law.points)) < LEAST_VALIDATED:
+            yield (
+                f"{law.start}: its errors are of {least} validation words or clips alone; hold "
+                f"out more for a surer forecast"
+            )
 
 
 def forecast_text(laws: Sequence[Law]) -> str:

@@ -128,8 +128,8 @@ def interval(
     Utterances are resampled; whole speakers, where `groups` names at least LEAST_GROUPS of them, as
     one speaker's utterances fail together, and beside them those whose speaker is ''. A resample
     with a total of 0 is drawn anew. Without a single error a bootstrap cannot see that there might
-    have been one: the upper end is then the exact binomial bound over utterances; likewise the
-    lower end where all is wrong.
+    have been one: the upper end is then the exact binomial bound over utterances that hold
+    anything; likewise the lower end where all is wrong.
 
     Source: Bisani and Ney 2004, bootstrap estimates for ASR; Clopper and Pearson 1934.
     """
@@ -138,7 +138,7 @@ def interval(
     if not over:
         return 0.0, 1.0
     if over == "nothing":
-        exact = 1 - ((1 - level) / 2) ** (1 / pairs.shape[1])
+        exact = 1 - ((1 - level) / 2) ** (1 / np.count_nonzero(pairs[1]))
         return (1 - exact, 1.0) if pairs[0].any() else (0.0, exact)
     strata = [pairs]
     if over == "speakers":

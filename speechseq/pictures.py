@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from speechseq.errors import SpeechseqError
+from speechseq.errors import SpeechseqError, installing
 from speechseq.files import atomic_write
 
 
@@ -19,9 +19,7 @@ def new_figure(path: str | Path, width: float, height: float) -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise SpeechseqError(
-            f"{path}: pictures need matplotlib; pip install 'speechseq[train]'"
-        ) from None
+        raise SpeechseqError(f"{path}: pictures need matplotlib; {installing('train')}") from None
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

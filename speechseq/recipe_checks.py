@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from speechseq.decoding import DECODERS
-from speechseq.errors import UsageError, nearest
+from speechseq.errors import UsageError, brief, nearest
 from speechseq.recipe import Recipe
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -125,10 +125,12 @@ def _build(cls: type, tree: Mapping[str, Any], where: str, prefix: str) -> Any:
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if key not in kinds:
-            raise UsageError(f"{where}: unknown key {name!r}{nearest(str(key), kinds)}")
+            raise UsageError(f"{where}: unknown key {brief(name)}{nearest(str(key), kinds)}")
         if dataclasses.is_dataclass(kinds[key]):
             if not isinstance(value, Mapping | None):
-                raise UsageError(f"{where}: {name!r} is {value!r}; a section of keys goes here")
+                raise UsageError(
+                    f"{where}: {name!r} is {brief(value)}; a section of keys goes here"
+                )
             values[key] = _build(typing.cast(type, kinds[key]), value or {}, where, f"{name}.")
         else:
             values[key] = _value(kinds[key], value, where, name)
@@ -146,9 +148,9 @@ def _value(kind: Any, value: Any, where: str, name: str) -> Any:
     if kind is str and isinstance(value, bool):
         raise UsageError(f"{where}: {name!r} is read as {value} by YAML; put quotes around it")
     if type(value) is not kind:
-        raise UsageError(f"{where}: {name!r} is {value!r}; {_TYPE_NAMES[kind]} goes here")
+        raise UsageError(f"{where}: {name!r} is {brief(value)}; {_TYPE_NAMES[kind]} goes here")
     if name in CHOICES and value not in CHOICES[name]:
-        raise UsageError(f"{where}: {name!r} is {value!r}{nearest(value, CHOICES[name])}")
+        raise UsageError(f"{where}: {name!r} is {brief(value)}{nearest(value, CHOICES[name])}")
     if name in BOUNDS and not BOUNDS[name][0] <= value <= BOUNDS[name][1]:
         low, high = BOUNDS[name]
         raise UsageError(f"{where}: {name!r} is {value!r}; a number from {low} to {high} goes here")
@@ -168,9 +170,15 @@ def _number(value: str | int) -> float | str | int:
 
 def _check_together(recipe: Recipe, where: str) -> None:
     """Check what only shows when several settings are seen together."""
-    for problems in (_of_features, _of_model, _of_augmentation, _of_learning):
+    for problems in (_of_name, _of_features, _of_model, _of_augmentation, _of_learning):
         for problem in problems(recipe):
             raise UsageError(f"{where}: {problem}")
+
+
+def _of_name(recipe: Recipe) -> Iterator[str]:
+    name = recipe.name
+    if name in ("", ".", "..") or not {*"/\\\0"}.isdisjoint(name):
+        yield f"name {brief(name)} calls no folder, as a run's is; write one without / and \\"
 
 
 def _of_features(recipe: Recipe) -> Iterator[str]:

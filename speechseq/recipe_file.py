@@ -10,13 +10,26 @@ from typing import Any
 
 import yaml
 
-from speechseq.errors import UsageError
+from speechseq.errors import UsageError, brief
 from speechseq.recipe import Recipe
 from speechseq.recipe_checks import recipe_from_dict
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, but a key written twice and a number too long to print are errors."""
+    """PyYAML's safe loader, but refuses what hides mistakes or takes for ever to read.
+
+    That is a key written twice, a number too long to print, and an alias of a list or mapping:
+    nested ones stand for more than any memory holds.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        is_alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if is_alias and isinstance(node, yaml.CollectionNode):
+            raise yaml.composer.ComposerError(
+                None, None, "an alias of a list or mapping; write it out", node.start_mark
+            )
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -25,7 +38,7 @@ class _StrictLoader(yaml.SafeLoader):
                 continue  # PyYAML refuses those it cannot hash
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"{key_node.value!r} is written twice", key_node.start_mark
+                    None, None, f"{brief(key_node.value)} is written twice", key_node.start_mark
                 )
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
@@ -44,8 +57,12 @@ class _StrictLoader(yaml.SafeLoader):
     }
 
 
-def _parse(text: str) -> Any:
-    """Parse YAML; whatever PyYAML raises for a wrong `!!tag` becomes a YAMLError, too."""
+def parse_yaml(text: str) -> Any:
+    """Parse YAML strictly: a key written twice and aliases of more than a value are refused.
+
+    Raises:
+        yaml.YAMLError: it is not such; whatever PyYAML raises for a wrong `!!tag` becomes one, too.
+    """
     try:
         return yaml.load(text, _StrictLoader)  # noqa: S506 (a safe loader)
     except (
@@ -67,7 +84,7 @@ def read_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """
     path = Path(path)
     try:
-        tree = _parse(path.read_text(encoding="utf-8"))
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({error}); give a recipe file") from None
     except yaml.YAMLError as error:
@@ -88,12 +105,14 @@ def _lay_over(tree: dict[str, Any], override: str) -> None:
     if not equals or not section or (dot and not key):
         raise UsageError(f"{override}: not an override; write section.key=value")
     try:
-        parsed = _parse(value)
+        parsed = parse_yaml(value)
     except yaml.YAMLError:
-        raise UsageError(f"{override}: {value!r} is not a YAML value; quote it") from None
+        raise UsageError(f"{override}: {brief(value)} is not a YAML value; quote it") from None
     if not dot:
         tree[section] = parsed
     elif isinstance(keys := tree.get(section) or {}, dict):
         tree[section] = {**keys, key: parsed}
     else:
-        raise UsageError(f"{override}: {section!r} is {keys!r}, not a section; correct the key")
+        raise UsageError(
+            f"{override}: {section!r} is {brief(keys)}, not a section; correct the key"
+        )

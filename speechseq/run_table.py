@@ -33,6 +33,9 @@ HEADER_BYTES = 1 << 20
 BESIDE = ("features.", AUXILIARY)
 """Beginning of the names of tensors that no model has: filter bank, CMVN; the second task."""
 
+BEYOND_FLOATS = 2.0**128
+"""No number of 32 bits, in which training computes, is as large."""
+
 _MOST_AXES = 8
 _DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
 
@@ -184,6 +187,10 @@ def _row(line: str) -> Row:
         raise ValueError("no such epoch")
     if not 0 <= row["seconds"] < math.inf:
         raise ValueError("no such time")
+    if row.get("validation_error", 0) < 0:
+        raise ValueError("no such error")
+    if any(math.isfinite(value) and abs(value) >= BEYOND_FLOATS for value in row.values()):
+        raise ValueError("no such number")
     return row
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import signal
@@ -99,6 +100,19 @@ def test_a_recipes_mistakes_are_usage_errors(
         assert message in err
     assert "give a recipe file" in fails(2, "train", tmp_path / "no.yaml")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_is_no_recipe_but_may_hold_one(
+    fails: Callable[..., str], recipe: Path, tmp_path: Path
+) -> None:
+    assert "give a recipe file" in fails(2, "train", tmp_path)
+    (tmp_path / "recipe.yaml").write_text(recipe.read_text())
+    said = fails(2, "train", tmp_path)
+    assert said.endswith(f"{tmp_path}: is a folder; did you mean {tmp_path / 'recipe.yaml'}?\n")
+
+
+def test_the_help_says_where_settings_are_described(call: Call) -> None:
+    assert "speechseq/recipe.py describes every setting" in call("train", "--help")[1]
 
 
 def test_a_run_is_not_trained_over(call: Call, recipe: Path, run: Path) -> None:
@@ -213,6 +227,39 @@ def test_what_nobody_foresaw_is_one_line_too(
     assert err == "speechseq: RuntimeError: broken; run with --debug and report it\n"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data", "stats", "folder", "--root", "{closed}"],
+        ["plot", "{closed}", "-o", "{open}/c.png"],
+        ["evaluate", "{closed}"],
+        ["evaluate", "{closed}/run"],
+    ],
+)
+def test_what_may_not_be_read_is_named(
+    words: list[str], fails: Callable[..., str], tmp_path: Path
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    if os.access(closed, os.R_OK):
+        pytest.skip("root may read everything")
+    said = fails(1, *(word.format(closed=closed, open=tmp_path) for word in words))
+    assert str(closed) in said
+    assert "Permission denied; check its name and who may use it" in said
+
+
+@pytest.mark.parametrize(("filename", "where"), [("a b", "a b"), (b"a", "a"), ("a\nb", r"'a\nb'")])
+def test_a_file_that_the_system_refuses_is_one_line(
+    filename: str | bytes, where: str, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: argparse.Namespace) -> None:
+        raise OSError(errno.ENAMETOOLONG, "File name too long", filename)
+
+    monkeypatch.setattr(COMMANDS["models"], "run", refused)
+    said = fails(1, "models")
+    assert said == f"speechseq: {where}: File name too long; check its name and who may use it\n"
+
+
 def test_an_interrupt_is_130(
     fails: Callable[..., str], run: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,7 +282,7 @@ def test_without_torch_it_says_what_to_install(
     monkeypatch.setattr("speechseq.cli.terminal.find_spec", lambda name: None)
     words = [word.format(recipe=recipe, run=run) for word in words]
     err = fails(1, *words)
-    assert err == "speechseq: torch: not installed; pip install 'speechseq[train]'\n"
+    assert err == "speechseq: torch: not installed; pip install '.[train]' in the clone\n"
 
 
 def test_a_device_that_onnxruntime_lacks(
@@ -275,7 +322,8 @@ def test_exporting_in_8_bits_says_what_it_costs(call: Call, run: Path, tmp_path:
     code, out, err = call("export", run, "-o", path, "--int8")
     assert (code, out) == (0, f"{path}\n")
     assert path.stat().st_size < (run / "model.onnx").stat().st_size
-    *_, size, accuracy, errors = err.splitlines()
+    *_, whole, size, accuracy, errors = err.splitlines()
+    assert whole.startswith(f"{path}: ") and "parity with PyTorch" in whole
     assert ": WER " in errors
     assert " -> " in size
     assert size.endswith(" MB")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 from conftest import RATE, Call, tone
 
@@ -90,6 +92,43 @@ def test_what_was_held_out_stays_so_where_data_moved(
     assert call(*words)[1].startswith("20 utterances")
     monkeypatch.setenv("SPEECHSEQ_CORPORA", "nowhere")
     assert "mine" not in call("evaluate", "run", "--corpus", "yesno")[2], "it lies elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("splits", "said"),
+    [
+        ("train test", ""),
+        ("train train+test", "mind: training heard 1 clips of test, too; new ones may be"),
+        ("train=ann test=bob", ""),
+        ("train=ann test=ann", "mind: training heard 1 speakers of test, too; new ones may be"),
+        ("train=ann train+test=ann", "mind: training heard 1 clips and 1 speakers of test, too;"),
+    ],
+)
+def test_what_training_heard_of_the_test_split_is_said(
+    call: Call, run: Path, tmp_path: Path, splits: str, said: str
+) -> None:
+    utterances = []
+    for number, one in enumerate(splits.split()):
+        path = tmp_path / f"{number}.wav"
+        write_wav(path, tone(300.0, 0.4), RATE)
+        names, _, speaker = one.partition("=")
+        utterances += [
+            Utterance(str(path), 0.4, "one", speaker, split=split) for split in names.split("+")
+        ]
+    write_manifest(tmp_path / "data.jsonl", utterances)
+    copy = shutil.copytree(run, tmp_path / "run")
+    settings = f"corpus: jsonl, root: {tmp_path / 'data.jsonl'}, tokens: words"
+    (copy / "recipe.yaml").write_text(f"data: {{{settings}, validation_fraction: 0}}\n")
+    model = onnx.load(copy / "model.onnx")
+    (recipe,) = (prop for prop in model.metadata_props if prop.key == "speechseq.recipe")
+    told = json.loads(recipe.value)
+    told["data"] |= {"corpus": "jsonl", "validation_fraction": 0.0}
+    recipe.value = json.dumps(told)
+    onnx.save(model, copy / "model.onnx")
+    code, out, err = call("evaluate", copy)
+    assert code == 0 and out.startswith("1 utterances")
+    assert err.startswith(said) and err.count("\n") == bool(said)
+    assert call("evaluate", copy, "--split", "train")[2] == ""
 
 
 def test_evaluating_what_is_not_there(

@@ -168,6 +168,14 @@ def test_references_are_normalised_as_in_training() -> None:
     assert report.accuracy.value == 1
 
 
+def test_a_reference_that_is_no_text_is_named_before_anything_is_heard() -> None:
+    parrot = Parrot(WORDS, {1000: "one"})
+    bad = Utterance("b.wav", 0.125, "caf\udce9")
+    with pytest.raises(DataError, match=r"^b\.wav: text 'caf\\udce9': is no Unicode; write it"):
+        evaluate(cast(Recogniser, parrot), [silence(1000, "one"), bad])
+    assert parrot.batches == []
+
+
 def test_classes_have_confusions_and_no_word_errors() -> None:
     report = measure(["one", "two", "two"], ["one", "one", "two"], vocabulary=CLASSES)
     assert report.wer is report.cer is None
@@ -304,5 +312,5 @@ def test_matplotlib_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for name in [name for name in sys.modules if name.startswith("matplotlib")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(SpeechseqError, match=r"pip install 'speechseq\[train\]'"):
+    with pytest.raises(SpeechseqError, match=r"pip install '\.\[train\]' in the clone"):
         draw_confusion(measure(["one"], ["one"]), tmp_path / "confusion.png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,29 @@ def test_runs_that_learnt_other_things_say_nothing_of_each_other(run) -> None:
         fit_laws([points[0], other])
 
 
+@pytest.mark.parametrize("corpus", ["folder", "jsonl", "csv"])
+def test_other_data_of_ones_own_say_nothing_either(run, corpus: str) -> None:
+    points = []
+    for number, (clips, root) in enumerate([(40, "a"), (80, "a"), (160, "b")]):
+        folder = run(f"r{number}", clips, 0.25)
+        (folder / "recipe.yaml").write_text(f"data: {{corpus: {corpus}, root: {root}}}\n")
+        points.append(read_point(folder))
+    assert len(fit_laws(points[:2])) == 1
+    with pytest.raises(DataError, match=r"r2: learnt other things than .*r0; forecast"):
+        fit_laws(points)
+    alike = [dataclasses.replace(point, checksum="validated alike") for point in points]
+    assert len(fit_laws(alike)) == 1
+
+
+def test_a_public_corpus_may_lie_anywhere(run) -> None:
+    points = []
+    for clips in (40, 80):
+        folder = run(f"r{clips}", clips, 0.25)
+        (folder / "recipe.yaml").write_text(f"data: {{corpus: fsdd, root: at {clips}}}\n")
+        points.append(read_point(folder))
+    assert len(fit_laws(points)) == 1
+
+
 def test_clips_of_other_corpora_do_not_count_as_ones_own(run) -> None:
     folder = run("a", 40, 0.25)
     (folder / "recipe.yaml").write_text("data: {same_words: [synthetic_words]}\n")
@@ -140,10 +164,23 @@ def test_runs_that_say_too_little(run, tmp_path: Path) -> None:
     for sizes in (
         {}, {"train": [1], "validation": [1]}, {"train": none, "validation": none},
         {"train": many, "validation": many},
+        {"train": {"utterances": 10**30}, "validation": {"utterances": 200}},
+        {"train": {"utterances": 40}, "validation": {"utterances": 10**30}},
     ):  # fmt: skip
         (folder / "data.json").write_text(json.dumps(sizes))
         with pytest.raises(ModelError, match="does not say what it learnt from"):
             read_point(folder)
+    folder = run("v", 40, 0.25)
+    for name, text in (
+        ("vocabulary.json", '{"tokens": 5}'), ("vocabulary.json", "[" * 100_000),
+        ("data.json", "[" * 100_000),
+    ):  # fmt: skip
+        (folder / name).write_text(text)
+        with pytest.raises(ModelError, match="does not say what it learnt from"):
+            read_point(folder)
+    for error in (-3, math.nan):
+        with pytest.raises(ModelError, match="was not validated yet"):
+            read_point(run(f"error {error}", 40, error))
     folder = run("b", 40, 0.25)
     (folder / "metrics.jsonl").unlink()
     with pytest.raises(ModelError, match="was not validated yet"):
@@ -161,6 +198,24 @@ def test_the_command_prints_and_draws(run, tmp_path: Path, capsys) -> None:
     assert main(["forecast", *runs, "-o", str(tmp_path / "f.jpg")]) == 2
     assert main(["forecast", runs[0]]) == 1
     assert "two sizes of data" in capsys.readouterr().err
+
+
+def test_the_command_minds_what_is_weak(run, tmp_path: Path, capsys) -> None:
+    runs = [run(f"r{clips}", clips, error) for clips, error in ((40, 0.4), (160, 0.2), (640, 0.1))]
+    for folder in runs:
+        (folder / "model.onnx").touch()
+    assert main(["forecast", *map(str, runs)]) == 0
+    assert capsys.readouterr().err == ""
+    (runs[0] / "model.onnx").unlink()
+    few = {"train": {"utterances": 160}, "validation": {"utterances": 99}}
+    (runs[1] / "data.json").write_text(json.dumps(few))
+    assert main(["forecast", *map(str, [*runs[:2], runs[0] / "."])]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("  40 clips") == 1, "a run counts once"
+    unfinished, sizes, validated = err.splitlines()
+    assert unfinished.startswith(f"mind: {runs[0]}: its training is not finished;")
+    assert sizes.startswith("mind: from scratch: 2 sizes of data show no law")
+    assert validated.startswith("mind: from scratch: its errors are of 99 validation words or")
 
 
 def test_pictures_differ_with_the_laws(tmp_path: Path) -> None:

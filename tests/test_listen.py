@@ -261,7 +261,7 @@ def test_a_microphone_that_cannot_be_opened_is_named(
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (ImportError(), "sounddevice is not installed; pip install 'speechseq[listen]'"),
+        (ImportError(), "sounddevice is not installed; pip install '.[listen]' in the clone"),
         (OSError("PortAudio library not found"), "PortAudio library not found; install it"),
     ],
 )

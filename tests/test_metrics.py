@@ -177,6 +177,11 @@ def test_without_an_error_the_bound_is_binomial(count: int) -> None:
     assert interval([1.0] * count, [1.0] * count) == pytest.approx((1 - high, 1))
 
 
+def test_what_holds_nothing_makes_no_bound_tighter() -> None:
+    assert interval([0] * 300, [3] + [0] * 299) == interval([0], [3])
+    assert interval([3] + [0] * 299, [3] + [0] * 299) == interval([3], [3])
+
+
 def test_level_and_emptiness() -> None:
     wrong = [1.0, 0.0, 0.0] * 40
     wide, narrow = (interval(wrong, [1.0] * 120, level=level) for level in (0.99, 0.5))

@@ -60,6 +60,21 @@ def test_aliases_of_yaml_work(recipe) -> None:
     assert found.augment.shift_seconds == 3.0
 
 
+BOMB = "a0: &a0 [x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30)
+)
+
+
+def test_aliases_that_stand_for_more_than_any_memory_holds_are_refused(refusal) -> None:
+    assert refusal(BOMB).startswith("not YAML (an alias of a list or mapping; write it out in")
+
+
+@pytest.mark.parametrize("value", ["x" * 10**6, "[x, y, z]", "[[[[[[[[1]]]]]]]]"])
+def test_values_are_cut_to_fit_a_message(refusal, value: str) -> None:
+    for text in (f"model: {{cell: {value}}}", f"seed: {value}"):
+        assert len(refusal(text)) < 200
+
+
 # Overrides
 
 

@@ -67,9 +67,10 @@ KINDS: dict[str, Any] = {
         ("training: {ema: inf}", "'training.ema' is inf; a number from"),
         (f"training: {{ema: {'9' * 400}}}", "not YAML (a number beyond 64 bits"),
         (f"model: {{hidden: 0x{'f' * 5000}}}", "not YAML (a number beyond 64 bits"),
-        ("a: &a [*a]", "unknown key 'a'; choose from"),
-        ("name: &a [*a]", "'name' is [[...]]; text goes here"),
-        ("&a {data: *a}", "unknown key 'data.data'"),
+        ("a: &a [*a]", "not YAML (an alias of a list or mapping; write it out"),
+        ("name: &a [*a]", "not YAML (an alias of a list or mapping; write it out"),
+        ("&a {data: *a}", "not YAML (an alias of a list or mapping; write it out"),
+        ("a: &a {seed: 1}\nmodel: {<<: *a}", "not YAML (an alias of a list or mapping"),
     ],
 )
 def test_what_is_wrong_is_named(refusal, text: str, says: str) -> None:
@@ -108,6 +109,12 @@ def setting_of(recipe: Recipe, name: str) -> Any:
 # Contradictions
 
 CONTRADICTIONS = [
+    ("name: ''", "name '' calls no folder, as a run's is; write one without / and \\"),
+    ("name: .", "name '.' calls no folder"),
+    ("name: ..", "name '..' calls no folder"),
+    ("name: ../escaped", "name '../escaped' calls no folder"),
+    ("name: 'a\\b'", r"name 'a\\b' calls no folder"),
+    ('name: "a\\0b"', r"name 'a\x00b' calls no folder"),
     (
         "{data: {tokens: words}, decoding: {decoder: lexicon}}",
         "decoding.decoder lexicon spells words in characters; use data.tokens characters",
@@ -257,7 +264,7 @@ def test_every_contradiction_is_tested() -> None:
 
 
 def test_a_number_of_json_too_large_for_a_float() -> None:
-    with pytest.raises(UsageError, match=r"'training.ema' is 1000*; a number goes here"):
+    with pytest.raises(UsageError, match=r"'training.ema' is 1000*\.\.\.000*; a number goes here"):
         recipe_from_dict({"training": {"ema": 10**400}}, "m.onnx")
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from speechseq.errors import ModelError
-from speechseq.model_file import RUN_RECIPE
+from speechseq.model_file import RUN_RECIPE, RUN_VOCABULARY
 from speechseq.recipe_file import read_recipe
 from speechseq.training.loop import train
 from speechseq.training.run_folder import alone
@@ -76,3 +76,10 @@ def test_a_recipe_of_ones_own_is_no_run_and_is_not_written_over(
     assert (mine / RUN_RECIPE).read_text() == digit_recipe.read_text()
     assert "not a run folder" in fails(1, "train", "--resume", mine)
     assert "holds no run" in fails(1, "runs", tmp_path)
+
+
+@pytest.mark.parametrize("name", [RUN_RECIPE, RUN_VOCABULARY])
+def test_a_run_that_nests_without_end_is_damaged(copy: Path, fails, name: str) -> None:
+    nested = "a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b]\n" if name == RUN_RECIPE else "[" * 100_000
+    (copy / name).write_text(nested)
+    assert "copy: damaged (" in fails(1, "train", "--resume", copy)

@@ -93,10 +93,19 @@ def test_each_run_has_its_colour(drawn: Drawn, tmp_path: Path, count: int) -> No
         rows(None, None),
         rows(0.0, 0.0),
         [{**one, "loss": math.nan, "gradient_norm": math.inf} for one in rows(0.5, 0.25)],
+        [{**one, "loss": 3e38, "validation_error": 3e38} for one in rows(0.5, 0.25)],
         [{**one, "loss": 0.0, "validation_loss": 0.0, "gradient_norm": 0.0} for one in rows(0.5)],
         [{"epoch": 1.0, "seconds": 1.0}],
     ],
-    ids=["one epoch", "never validated", "no error", "not finite", "nothing to log", "bare"],
+    ids=[
+        "one epoch",
+        "never validated",
+        "no error",
+        "not finite",
+        "as large as a float",
+        "nothing to log",
+        "bare",
+    ],
 )
 def test_odd_runs_are_drawn_without_a_warning(
     drawn: Drawn, tmp_path: Path, values: list[dict[str, Any]]
@@ -198,7 +207,7 @@ def test_without_matplotlib_it_is_one_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     run, picture = make_run(tmp_path / "a", *rows(0.5)), tmp_path / "c.png"
-    said = f"{picture}: pictures need matplotlib; pip install 'speechseq[train]'"
+    said = f"{picture}: pictures need matplotlib; pip install '.[train]' in the clone"
     with pytest.raises(SpeechseqError, match="pictures need matplotlib"):
         draw_curves([read_curves(run, "a")], picture)
     assert call("plot", run, "-o", picture) == (1, "", f"speechseq: {said}\n")

@@ -230,7 +230,7 @@ def test_a_missing_package_is_one_line(
         "speechseq.cli.terminal.find_spec", lambda name: None if name == package else "there"
     )
     assert refuses(1) == (
-        f"speechseq: serve: {package} is not installed; pip install 'speechseq[serve]'\n"
+        f"speechseq: serve: {package} is not installed; pip install '.[serve]' in the clone\n"
     )
 
 

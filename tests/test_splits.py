@@ -172,7 +172,10 @@ def test_a_missing_validation_list_is_not_replaced_in_silence(
 
 def test_a_missing_test_split_is_named(tmp_path: Path) -> None:
     settings = write_without(tmp_path, "test")
-    with pytest.raises(DataError, match=r"jsonl: split 'test' is not in .*must be added"):
+    with pytest.raises(
+        DataError,
+        match=r"jsonl: split 'test' is not in .* holds train, validation; it must be added",
+    ):
         load_split(settings, "test", 0)
 
 

@@ -682,7 +682,7 @@ def test_a_missing_package_is_one_line(
         "speechseq.cli.terminal.find_spec", lambda name: None if name == package else "there"
     )
     assert refuses(1) == (
-        f"speechseq: wyoming: {package} is not installed; pip install 'speechseq[wyoming]'\n"
+        f"speechseq: wyoming: {package} is not installed; pip install '.[wyoming]' in the clone\n"
     )
 
 

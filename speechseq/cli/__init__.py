@@ -127,10 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _forget_output()
         return 0
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            _forget_output()
-            where = error.filename or "standard output"
-            error = SpeechseqError(f"{where}: its disk is full; free some of it")
+        if isinstance(error, OSError):
+            error = _of_system(error)
         if is_debugged:
             traceback.print_exc()
         elif isinstance(error, SpeechseqError):
@@ -139,6 +137,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             note(f"speechseq: {type(error).__name__}: {error}; run with --debug and report it")
         return error.exit_code if isinstance(error, SpeechseqError) else 1
     return 0
+
+
+def _of_system(error: OSError) -> Exception:
+    """Say what the operating system refused, and where; without a file it stays as it is."""
+    if error.errno == errno.ENOSPC:
+        _forget_output()
+        where = error.filename or "standard output"
+        return SpeechseqError(f"{where}: its disk is full; free some of it")
+    if not isinstance(error.filename, str | bytes):
+        return error
+    from speechseq.sound_files import name_of
+
+    where = name_of(os.fsdecode(error.filename))
+    return SpeechseqError(f"{where}: {error.strerror}; check its name and who may use it")
 
 
 def _forget_output() -> None:

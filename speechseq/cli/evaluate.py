@@ -20,10 +20,11 @@ from speechseq.cli.terminal import (
     open_recogniser,
     refuse_existing,
 )
-from speechseq.errors import SomeInputsFailed, SpeechseqError, UsageError, choose
+from speechseq.errors import SomeInputsFailed, SpeechseqError, UsageError, choose, installing
 
 if TYPE_CHECKING:
     from speechseq.manifest import Utterance
+    from speechseq.recipe import DataSettings
     from speechseq.recogniser import Recogniser
 
 HELP = "a model to scores"
@@ -79,7 +80,10 @@ def _evaluated(arguments: argparse.Namespace, recogniser: Recogniser) -> list[Ut
     own = corpus.name == settings.corpus  # and not by --corpus and --root other data of that kind
     if own and (corpus.splits or not (arguments.corpus and arguments.root)):
         settings = dataclasses.replace(settings, root=root)
-        return load_split(settings, arguments.split or "test", recogniser.recipe.seed)
+        utterances = load_split(settings, arguments.split or "test", recogniser.recipe.seed)
+        if not corpus.splits:
+            _mind_training(settings, recogniser.recipe.seed, arguments.split or "test", utterances)
+        return utterances
     # Other data than the model was trained on: nothing of its splits was held out for training.
     options = {name: getattr(settings, name) for name in corpus.options}
     if corpus.splits:
@@ -87,6 +91,30 @@ def _evaluated(arguments: argparse.Namespace, recogniser: Recogniser) -> list[Ut
     return of_split(
         corpus.read(corpus.locate(root), **options), arguments.split or "", "test", where=root
     )
+
+
+def _mind_training(
+    settings: DataSettings, seed: int, split: str, utterances: Sequence[Utterance]
+) -> None:
+    """Note what a split of one's own data shares with what was learnt from, if that is here.
+
+    Nobody but its owner parted it; a public corpus' splits are apart, and long to list again.
+    """
+    from speechseq.manifest import shared_audio, shared_speakers
+    from speechseq.splits import load_split
+
+    if split in ("train", settings.train_split, "validation", settings.validation_split):
+        return  # the same, or parted by training itself
+    try:
+        learnt = load_split(settings, "train", seed)
+    except SpeechseqError:
+        return
+    counts = {
+        "clips": len(shared_audio(utterances, learnt)),
+        "speakers": len(shared_speakers(utterances, learnt)),
+    }
+    if shared := " and ".join(f"{count} {what}" for what, count in counts.items() if count):
+        note(f"mind: training heard {shared} of {split}, too; new ones may be recognised worse")
 
 
 def _root_of_run(run: Path, corpus: str) -> str:
@@ -114,7 +142,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.manifest and arguments.root:
         raise UsageError("evaluate: --root is for a corpus; a manifest names its files itself")
     if arguments.png and find_spec("matplotlib") is None:
-        raise SpeechseqError("--png: needs matplotlib; pip install 'speechseq[train]'")
+        raise SpeechseqError(f"--png: needs matplotlib; {installing('train')}")
 
 
 def _warn(recogniser: Recogniser, utterances: Sequence[Utterance]) -> None:

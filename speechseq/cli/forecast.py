@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from speechseq.cli.terminal import add_force, check_png, refuse_existing
+from speechseq.cli.terminal import add_force, check_png, each_once, note, refuse_existing
 
 HELP = "how good more recordings would make it, from runs on less of them"
 
@@ -25,9 +25,11 @@ def run(arguments: argparse.Namespace) -> None:
     if output:
         check_png(output)
     refuse_existing(arguments.force, output)
-    from speechseq.forecast import draw_forecast, fit_laws, forecast_text, read_point
+    from speechseq.forecast import draw_forecast, fit_laws, forecast_text, read_point, weaknesses
 
-    laws = fit_laws([read_point(name) for name in arguments.inputs])
+    laws = fit_laws([read_point(name) for name in each_once(arguments.inputs)])
+    for weakness in weaknesses(laws):
+        note(f"mind: {weakness}")
     print(forecast_text(laws))
     if output:
         draw_forecast(laws, output, overwrite=arguments.force)

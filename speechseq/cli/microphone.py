@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from speechseq.cli.terminal import note
-from speechseq.errors import SpeechseqError
+from speechseq.errors import SpeechseqError, installing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,7 +111,7 @@ def _sounddevice() -> Any:
         import sounddevice
     except ImportError:
         raise SpeechseqError(
-            "listen: sounddevice is not installed; pip install 'speechseq[listen]', or give a file"
+            f"listen: sounddevice is not installed; {installing('listen')}, or give a file"
         ) from None
     except OSError as error:  # it is there, and loads PortAudio, which its wheels hold but on Linux
         raise SpeechseqError(

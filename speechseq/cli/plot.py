@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechseq.cli.terminal import add_force, check_png, note, refuse_existing
+from speechseq.cli.terminal import add_force, check_png, each_once, note, refuse_existing
 from speechseq.errors import SomeInputsFailed, SpeechseqError
 
 if TYPE_CHECKING:
@@ -45,10 +44,7 @@ def _read(names: Sequence[str]) -> tuple[list[Curves], int]:
     """Read each run once; those that fail are noted and counted."""
     from speechseq.run_plot import legend_names, read_curves
 
-    once: dict[str, str] = {}
-    for name in names:
-        once.setdefault(os.path.realpath(name), name)
-    runs = list(once.values())
+    runs = each_once(names)
     curves, failed = [], 0
     for name, legend in zip(runs, legend_names(runs), strict=True):
         try:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechseq.errors import SpeechseqError, UsageError, choose
+from speechseq.errors import SpeechseqError, UsageError, choose, installing
 
 if TYPE_CHECKING:
     from speechseq.recogniser import Recogniser
@@ -75,6 +75,14 @@ def check_png(path: Path) -> None:
         raise UsageError(f"{path}: a PNG is drawn; end its name in .png")
 
 
+def each_once(paths: Iterable[str]) -> list[str]:
+    """List paths without those that lead where another one leads."""
+    once: dict[str, str] = {}
+    for path in paths:
+        once.setdefault(os.path.realpath(path), path)
+    return list(once.values())
+
+
 def add_decoder(parser: argparse.ArgumentParser) -> None:
     """Add --decoder and --least-confidence."""
     parser.add_argument("--decoder", help="greedy or lexicon (default: the model's own)")
@@ -99,9 +107,7 @@ def need_packages(extra: str, packages: Iterable[str]) -> None:
     """
     for package in packages:
         if find_spec(package) is None:
-            raise SpeechseqError(
-                f"{extra}: {package} is not installed; pip install 'speechseq[{extra}]'"
-            )
+            raise SpeechseqError(f"{extra}: {package} is not installed; {installing(extra)}")
 
 
 def by_name(models: Sequence[str] | None) -> dict[str, str]:
@@ -167,4 +173,4 @@ def need_training() -> None:
     """
     missing = [name for name in TRAINING_PACKAGES if find_spec(name) is None]
     if missing:
-        raise SpeechseqError(f"{missing[0]}: not installed; pip install 'speechseq[train]'")
+        raise SpeechseqError(f"{missing[0]}: not installed; {installing('train')}")

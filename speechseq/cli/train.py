@@ -13,6 +13,10 @@ HELP = "a recipe to a model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "speechseq/recipe.py describes every setting and its default, recipes/README.md the "
+        "recipes to begin with."
+    )
     parser.add_argument(
         "inputs", nargs="*", metavar="RECIPE.yaml [key=value …]", help="e.g. training.epochs=5"
     )
@@ -32,6 +36,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise UsageError("train: --resume goes on in its own folder; leave -o out")
     if arguments.resume and arguments.base:
         raise UsageError("train: --resume goes on with its own weights; leave --base out")
+    if arguments.inputs:
+        _refuse_folder(Path(arguments.inputs[0]))
     base = [f"training.base={json.dumps(arguments.base)}"] if arguments.base else []
     recipe = (
         Recipe()
@@ -52,3 +58,11 @@ def run(arguments: argparse.Namespace) -> None:
         show=bar,
     )
     print(model)
+
+
+def _refuse_folder(recipe: Path) -> None:
+    """Refuse a folder in place of the recipe in it, as `init` makes one."""
+    from speechseq.model_file import RUN_RECIPE
+
+    if (recipe / RUN_RECIPE).is_file():
+        raise UsageError(f"{recipe}: is a folder; did you mean {recipe / RUN_RECIPE}?")

@@ -29,6 +29,7 @@ from speechseq.manifest import Utterance, read_utterance
 from speechseq.model_file import RUN_WEIGHTS, metadata, open_model
 from speechseq.padding import pad
 from speechseq.recipe import Recipe
+from speechseq.recipe_file import parse_yaml
 from speechseq.recogniser import Recogniser, from_model_file, load
 from speechseq.tokens import Vocabulary
 from speechseq.training.eight_bits import in_eight_bits
@@ -141,8 +142,11 @@ def export_network(
     *,
     card: Mapping[str, Any],
     utterances: Sequence[Utterance] = (),
+    target: Path | None = None,
 ) -> Parity:
     """Build the graph, prove that it computes what the network computes, then write it.
+
+    What becomes of it is called `target` in messages, where it is not what is written.
 
     Raises:
         GateFailed: a log-probability differs by more than TOLERANCE, or a text; nothing is written.
@@ -155,7 +159,7 @@ def export_network(
     found = parity(theirs, ours, parity_clips(recipe.features.rate, utterances))
     if found.largest_difference > TOLERANCE or found.different_texts:
         raise GateFailed(
-            f"{path}: not written; its graph and the network differ by "
+            f"{target or path}: not written; its graph and the network differ by "
             f"{found.largest_difference:.1e} (allowed {TOLERANCE:.0e}), {found.different_texts} "
             f"texts differ; please report this recipe"
         )
@@ -196,17 +200,21 @@ def export_run(
     utterances: Sequence[Utterance] = (),
     note: Note = lambda text: None,
     card: Mapping[str, Any] | None = None,
+    target: Path | None = None,
 ) -> Path:
-    """Export a trained network to `path` and say how it went.
+    """Export a trained network to `path` and say how it went; `target` as in `export_network`.
 
     Raises:
         GateFailed: as `export_network`.
     """
     network = network.to("cpu").eval()
     card = card_of(network, recipe, card or {})
-    found = export_network(network, recipe, vocabulary, path, card=card, utterances=utterances)
+    found = export_network(
+        network, recipe, vocabulary, path, card=card, utterances=utterances, target=target
+    )
     note(
-        f"{path}: {path.stat().st_size / 1e6:.2f} MB; parity with PyTorch on {found.clips} clips: "
+        f"{target or path}: {path.stat().st_size / 1e6:.2f} MB; "
+        f"parity with PyTorch on {found.clips} clips: "
         f"largest difference {found.largest_difference:.1e}, texts equal"
     )
     return path
@@ -237,7 +245,16 @@ def export(
         )
     with tempfile.TemporaryDirectory() as folder:
         whole, small = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        export_run(network, recipe, vocabulary, whole, utterances=utterances, note=note, card=card)
+        export_run(
+            network,
+            recipe,
+            vocabulary,
+            whole,
+            utterances=utterances,
+            note=note,
+            card=card,
+            target=path,
+        )
         quantise(whole, small)
         _compare(whole, small, path, utterances, note)
         with atomic_write(path) as file:
@@ -252,7 +269,7 @@ def read_card(path: Path) -> dict[str, Any]:
         UsageError: it cannot be read, or is no mapping.
     """
     try:
-        card = yaml.safe_load(path.read_text(encoding="utf-8"))
+        card = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(
             f"{path}: not a readable YAML card ({' '.join(str(error).split())})"

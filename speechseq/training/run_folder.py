@@ -29,6 +29,7 @@ from speechseq.model_file import (
 )
 from speechseq.recipe import MANIFEST_SETTINGS, DataSettings, Recipe
 from speechseq.recipe_checks import recipe_from_dict
+from speechseq.recipe_file import parse_yaml
 from speechseq.recogniser import Recogniser
 from speechseq.tokens import Vocabulary
 from speechseq.training.encoder import choose_device, load_network, torch_network
@@ -217,13 +218,20 @@ def read_run(run: Path) -> tuple[Recipe, Vocabulary]:
         ModelError: it is not a run folder, or damaged.
     """
     try:
-        tree = yaml.safe_load((run / RUN_RECIPE).read_text(encoding="utf-8"))
+        tree = parse_yaml((run / RUN_RECIPE).read_text(encoding="utf-8"))
         tokens = json.loads((run / RUN_VOCABULARY).read_text(encoding="utf-8"))
         recipe = recipe_from_dict(tree, str(run / RUN_RECIPE))
         return recipe, Vocabulary.from_dict(tokens)
     except OSError as error:
         raise ModelError(f"{run}: not a run folder ({error.strerror}); train into it") from None
-    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:
         raise ModelError(f"{run}: damaged ({' '.join(str(error).split())}); train again") from None
 
 

@@ -21,7 +21,7 @@ from speechseq.corpora.shards import (
     Shard,
     index_path,
 )
-from speechseq.errors import AudioError, DataError, SpeechseqError, UsageError
+from speechseq.errors import AudioError, DataError, SpeechseqError, UsageError, installing
 from speechseq.files import atomic_write, refuse_existing, sha256
 from speechseq.manifest import Utterance, read_utterance
 from speechseq.sound_files import name_of
@@ -190,7 +190,7 @@ def _tar_writer(file: Any) -> Any:
     try:
         from webdataset.writer import TarWriter
     except ImportError:
-        raise SpeechseqError("webdataset: not installed; pip install 'speechseq[train]'") from None
+        raise SpeechseqError(f"webdataset: not installed; {installing('train')}") from None
     # Bytes go in as they are, and the same samples make the same archive.
     return TarWriter(file, encoder=False, mtime=0)
 
