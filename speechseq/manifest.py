@@ -313,7 +313,9 @@ class Corpus:
                 raise DataError(f"{root}: no such file or folder; give the place of {self.name}")
             return Path(root)
         if not self.folder:
-            raise UsageError(f"{self.name}: needs the place of your data; give it with --root")
+            raise UsageError(
+                f"{self.name}: needs the place of your data; give it with --root (train: data.root)"
+            )
         parents = [Path(os.environ[CORPORA_VARIABLE])] if os.environ.get(CORPORA_VARIABLE) else []
         parents.append(DEFAULT_CORPORA)
         for parent in parents:
@@ -323,7 +325,7 @@ class Corpus:
         raise DataError(
             f"{self.name}: not found at {looked}; "
             f"run '{self.made_by or f'speechseq data download {self.name}'}' "
-            f"or give its place with --root"
+            f"or give its place with --root (train: data.root)"
         )
 
     def utterances(

@@ -334,7 +334,7 @@ def test_without_the_variable_the_default_is_the_place(
         CORPUS.locate()
     assert str(caught.value) == (
         "digits: not found at data/corpora/digits-1.0; "
-        "run 'speechseq data download digits' or give its place with --root"
+        "run 'speechseq data download digits' or give its place with --root (train: data.root)"
     )
 
 
@@ -350,7 +350,10 @@ def test_a_layout_of_ones_own_needs_its_place() -> None:
     own = Corpus("folder", "One folder a class", (), lambda place: [])
     with pytest.raises(UsageError) as caught:
         own.locate()
-    assert str(caught.value) == "folder: needs the place of your data; give it with --root"
+    assert (
+        str(caught.value)
+        == "folder: needs the place of your data; give it with --root (train: data.root)"
+    )
 
 
 def test_splits_and_options(places: Path) -> None:
