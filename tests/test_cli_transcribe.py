@@ -206,3 +206,21 @@ def test_nothing_to_transcribe(fails: Callable[..., str], tmp_path: Path) -> Non
     assert "no audio in this folder" in fails(2, "transcribe", tmp_path)
     assert "matches no file; check" in fails(2, "transcribe", tmp_path / "*.wav")
     assert "the following arguments are required: FILE" in fails(2, "transcribe")
+
+
+def test_inputs_may_stand_behind_flags(call: Call, run: Path, clips: Path) -> None:
+    one, two = sorted(clips.rglob("*.wav"))[:2]
+    code, out, _ = call("transcribe", one, "-m", run, two)
+    assert (code, len(out.splitlines())) == (0, 2)
+
+
+def test_a_decoder_by_name(call: Call, fails: Callable[..., str], run: Path, clips: Path) -> None:
+    clip = clips / "a.wav"
+    assert call("transcribe", clip, "-m", run, "--decoder", "greedy") == call(
+        "transcribe", clip, "-m", run
+    )
+    said = fails(2, "transcribe", clip, "-m", run, "--decoder", "gready")
+    assert said == "speechseq: decoder: unknown decoder 'gready'; did you mean 'greedy'?\n"
+    assert "holds no list of words; use greedy" in fails(
+        1, "transcribe", clip, "-m", run, "--decoder", "lexicon"
+    )
