@@ -37,6 +37,9 @@ MEDIA_TYPES = {
 }
 """What files are, by their endings; the system's own table may say anything."""
 
+HEARD = ("kind", "tokens", "words")
+"""What of a vocabulary the page needs; the rest, words apart and phones, is training's."""
+
 MODEL_TYPE = MEDIA_TYPES[".onnx"]
 """What a model file is, whatever its name ends in."""
 
@@ -102,8 +105,9 @@ def offer(
 def describe(recogniser: Recogniser) -> dict[str, Any]:
     """Return what stands between a model's samples, log-probabilities and text, as JSON values."""
     recipe = recogniser.recipe
+    vocabulary = recogniser.vocabulary.to_dict()
     return {
-        "vocabulary": recogniser.vocabulary.to_dict(),
+        "vocabulary": {name: vocabulary[name] for name in HEARD if name in vocabulary},
         "decoder": recipe.decoding.decoder,
         "least_confidence": recipe.decoding.least_confidence,
         "rate": recogniser.rate,
