@@ -52,7 +52,7 @@ class Source:
 
 
 SOURCES = {
-    "digits": Source("fsdd/digits_in_noise", "test"),
+    "digits": Source("fsdd/digits_gone_on", "test"),
     "digits-live": Source("fsdd/one_direction", "test"),
     "commands-en": Source("speech_commands/nine_classes", "canonical-test"),
     "commands-ar": Source("arabic_speech_commands/commands", "validation"),
