@@ -1,6 +1,6 @@
 """Build a bundled model: train its recipe, measure it, and export it with its card.
 
-    python scripts/build_models.py digits [--run runs/digits_in_noise]
+    python scripts/build_models.py digits [--run runs/digits_gone_on]
 
 An existing run folder is taken as it is. Writes speechseq/models/NAME.onnx and NAME.md.
 """
