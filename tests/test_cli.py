@@ -135,6 +135,7 @@ def test_resuming_what_is_no_run(fails: Callable[..., str], tmp_path: Path) -> N
         (["evaluate", "m", "-o", "a.png", "--png", "./a.png"], "a.png: for both --png and"),
         (["export", "run"], "required: -o"),
         (["init", "..", "--from", "x"], "'..': not a name"),
+        (["init", "a\\b", "--from", "x"], "not a name"),
         (["data"], "required: ACTION"),
         (["data", "lst"], "'lst'"),
         (["data", "stats", "fsd"], "unknown corpus 'fsd'; did you mean 'fsdd'?"),

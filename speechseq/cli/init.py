@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.name)
-    if folder.name in ("", ".."):
+    if folder.name in ("", "..") or "\\" in folder.name:  # a recipe has no such name
         raise UsageError(f"{arguments.name!r}: not a name; choose one, as for a folder")
     from speechseq.model_file import find_model
     from speechseq.proposal import propose, write_proposal
