@@ -81,6 +81,7 @@ def metadata(
     settings["data"] |= {"root": "", "noise": ""}
     for setting in MANIFEST_SETTINGS:
         settings["data"][setting] = [Path(name).name for name in settings["data"][setting]]
+    settings["data"]["pronunciations"] = Path(recipe.data.pronunciations).name
     for model in ("base", "teacher"):
         if place := settings["training"][model]:
             settings["training"][model] = Path(place).absolute().name

@@ -14,6 +14,7 @@ from test_objective import CPU, batch
 from test_parity import made
 
 from speechseq.errors import DataError, UsageError
+from speechseq.model_file import read_model
 from speechseq.recipe import Recipe
 from speechseq.recipe_checks import recipe_from_dict
 from speechseq.tokens import Vocabulary
@@ -36,7 +37,7 @@ WEIGHT = 0.3
 
 def recipe(**model: object) -> Recipe:
     tree = {
-        "data": {"tokens": "classes", "pronunciations": "phones.txt"},
+        "data": {"tokens": "classes", "pronunciations": "/of/mine/phones.txt"},
         "features": {"rate": 8000, "mels": 8, "low_hz": 60},
         "model": {"head": "classify", "hidden": 6, "layers": 1, "phones": WEIGHT, **model},
         "training": {"auxiliary": 0.5},
@@ -119,6 +120,7 @@ def test_the_graph_is_the_network(tmp_path: Path, model: dict[str, object]) -> N
     path = tmp_path / "model.onnx"
     found = export_network(network, recipe(**model), VOCABULARY, path, card={})
     assert found.largest_difference < TOLERANCE and found.different_texts == 0
+    assert read_model(path).recipe.data.pronunciations == "phones.txt", "no place on a disk"
 
 
 # ---- what it costs ----
