@@ -340,9 +340,15 @@ class Corpus:
         if self.splits and split not in self.splits:
             raise UsageError(f"{self.name}: no split {split!r}; it has {', '.join(self.splits)}")
         place = self.locate(root)
-        found = [u for u in self.read(place, **options) if u.split == split]
+        there = self.read(place, **options)
+        found = [u for u in there if u.split == split]
         if not found:
+            missing = f"{self.name}: split {split!r} is not in {place}"
+            if self.splits:
+                raise DataError(f"{missing}; it must be added there")
+            names = ", ".join(sorted({u.split for u in there}))
             raise DataError(
-                f"{self.name}: split {split!r} is not in {place}; it must be added there"
+                f"{missing}, which holds {names}; it must be added there, or take --split "
+                f"validation, which was held out of training"
             )
         return found

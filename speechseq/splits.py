@@ -49,18 +49,7 @@ def load_split(settings: DataSettings, split: str, seed: int) -> list[Utterance]
         return own_splits(settings, seed)[1]
     corpus = choose(CORPORA, settings.corpus, "data.corpus")
     split = settings.test_split if split == "test" else split
-    options = corpus_options(corpus, settings)
-    if corpus.splits:
-        return corpus.utterances(split, root=settings.root, **options)
-    there = corpus.read(corpus.locate(settings.root), **options)
-    found = [u for u in there if u.split == split]
-    if not found:
-        names = ", ".join(sorted({u.split for u in there}))
-        raise DataError(
-            f"{corpus.name}: split {split!r} is not in {settings.root}, which holds {names}; it "
-            f"must be added there, or take --split validation, which was held out of training"
-        )
-    return found
+    return corpus.utterances(split, root=settings.root, **corpus_options(corpus, settings))
 
 
 def _unpacked_split(settings: DataSettings, split: str) -> list[Utterance]:
