@@ -23,7 +23,7 @@ from speechseq.errors import UsageError
 from speechseq.files import atomic_write
 from speechseq.manifest import MANIFEST, read_manifest
 
-MARKS = "ˈˌː.ˑ‍ "
+MARKS = "ˈˌː.ˑ "
 ALIKE = {"ᵊ": "ə", "ɾ": "t", "T": "t", "ᵻ": "ɪ"}
 """Sounds that are written as others: too rare to be learnt, or said in no other place."""
 

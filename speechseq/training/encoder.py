@@ -162,7 +162,7 @@ class SpeechNetwork(nn.Module):
             self.encoder.dims, self.encoder.input_dims, scores, recipe.model
         )
         self.phones, self.auxiliary = None, None
-        if recipe.model.phones and isinstance(tokens, Vocabulary) and tokens.phones:
+        if isinstance(tokens, Vocabulary) and tokens.phones:
             self.phones = Phones(self.encoder.dims, tokens, recipe.model.phones)
         elif recipe.training.auxiliary:
             self.auxiliary = nn.Linear(self.encoder.dims, scores)
