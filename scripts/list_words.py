@@ -5,7 +5,10 @@
 Clips of Speech Commands, Arabic Speech Commands (its words are other words: `arabic yes`) and
 synthetic voices, as far as they are at hand, and AN4's sentences cut into their words where the
 bundled `an4` hears them. Validation is that of Speech Commands. `--without` leaves words out that
-are to be measured as never heard; words of fewer than `--least` clips are left out, too.
+are to be measured as never heard, `--only` takes no others than these; words of fewer clips than
+`--least` are left out, too, and of each word no more than `--most` are trained on.
+`--without-speakers` leaves so many of AN4's speakers out, those that `data.validation_speakers`
+holds out, so that what is trained on the others can be measured on them.
 With `--spelt` the texts are the words' phones, to learn to spell those (data.tokens characters);
 words that the file of pronunciations lacks are left out.
 """
@@ -16,7 +19,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from command_line import natural, one_line_errors, parser_of
@@ -27,7 +30,9 @@ from speechseq.corpora import CORPORA
 from speechseq.errors import DataError
 from speechseq.manifest import Utterance, read_utterance, write_manifest
 from speechseq.padding import pad
+from speechseq.recipe import DataSettings
 from speechseq.recogniser import Recogniser, load
+from speechseq.splits import first_of_each_text, load_split
 from speechseq.training.pronunciations import read_pronunciations
 
 FOREIGN = {"arabic_speech_commands": "arabic "}
@@ -83,7 +88,23 @@ def words_of(model: Recogniser, utterances: Sequence[Utterance]) -> Iterator[Utt
                 yield replace(utterance, text=word, offset=offset, duration=round(end - begin, 3))
 
 
-def listed(without: Sequence[str], least: int) -> list[Utterance]:
+@dataclass(frozen=True)
+class Choice:
+    """Which words, and whose: `only` of none takes all, and so does `most` of 0."""
+
+    without: Sequence[str] = ()
+    only: Sequence[str] = ()
+    least: int = 2
+    most: int = 0
+    without_speakers: int = 0
+
+    def takes(self, word: str, clips: int) -> bool:
+        """Tell whether a word of so many training clips is one of them."""
+        wanted = not self.only or word in self.only
+        return wanted and word not in self.without and clips >= self.least
+
+
+def listed(choice: Choice) -> list[Utterance]:
     """List the words of all corpora that are at hand."""
     found: list[Utterance] = []
     for name in ("speech_commands", "arabic_speech_commands", "synthetic_words"):
@@ -92,16 +113,20 @@ def listed(without: Sequence[str], least: int) -> list[Utterance]:
         except DataError as error:
             print(f"left out: {error}", file=sys.stderr)
     try:
-        sentences, model = CORPORA["an4"].utterances("train"), load("an4")
+        holding = DataSettings(
+            corpus="an4", validation_speakers=choice.without_speakers, validation_fraction=0
+        )
+        sentences, model = load_split(holding, "train", seed=0), load("an4")
         for at in range(0, len(sentences), BATCH):
             found += words_of(model, sentences[at : at + BATCH])
     except DataError as error:
         print(f"left out: {error}", file=sys.stderr)
     counts = Counter(u.text for u in found if u.split == "train")
+    train = first_of_each_text([u for u in found if u.split == "train"], choice.most, seed=0)
     return [
         replace(u, audio_filepath=os.path.abspath(u.audio_filepath))
-        for u in found
-        if u.text not in without and counts[u.text] >= least
+        for u in (*train, *(u for u in found if u.split != "train"))
+        if choice.takes(u.text, counts[u.text])
     ]
 
 
@@ -115,14 +140,25 @@ def main() -> None:
     """Read the command line and write the manifest."""
     parser = parser_of(__doc__)
     parser.add_argument("--without", nargs="*", default=[])
+    parser.add_argument("--only", nargs="+", default=[])
     parser.add_argument("--least", type=natural, default=2)
+    parser.add_argument("--most", type=natural, default=0)
+    parser.add_argument("--without-speakers", type=natural, default=0, metavar="COUNT")
     parser.add_argument("--spelt", type=Path, metavar="FILE", help="of pronunciations")
     parser.add_argument("-o", "--output", type=Path, required=True)
     add_force(parser, "the manifest")
     arguments = parser.parse_args()
     with one_line_errors():
         refuse_existing(arguments.force, arguments.output)
-        found = listed(arguments.without, arguments.least)
+        found = listed(
+            Choice(
+                arguments.without,
+                arguments.only,
+                arguments.least,
+                arguments.most,
+                arguments.without_speakers,
+            )
+        )
         if arguments.spelt:
             found = spelt(found, arguments.spelt)
         write_manifest(arguments.output, found)

@@ -12,7 +12,8 @@ from layouts import make_layout
 
 from speechseq.corpora import CORPORA
 from speechseq.manifest import CORPORA_VARIABLE, Utterance
-from speechseq.recipe import FeatureSettings, Recipe
+from speechseq.recipe import DataSettings, FeatureSettings, Recipe
+from speechseq.splits import load_split
 from speechseq.tokens import Vocabulary
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -83,7 +84,7 @@ def test_corpora_are_listed_without_words_and_foreign_ones_stand_apart(
     monkeypatch.setenv(CORPORA_VARIABLE, str(tmp_path))
     for name in ("speech_commands", "arabic_speech_commands"):
         make_layout(name, tmp_path)
-    found = script.listed(["bed", "zero"], 2)
+    found = script.listed(script.Choice(without=["bed", "zero"]))
     texts = Counter(u.text for u in found)
     assert set(texts) == {"yes", "no", "cat", "arabic backward", "arabic zoom in", "arabic zero"}
     splits = {(u.split, u.text.startswith("arabic")) for u in found}
@@ -92,7 +93,38 @@ def test_corpora_are_listed_without_words_and_foreign_ones_stand_apart(
     assert [u.key for u in found if u.text == "cat" and u.split == "train"] == [
         u.key for u in expected
     ]
-    assert not script.listed([], 1000)
+    assert not script.listed(script.Choice(least=1000))
+
+
+def test_some_words_are_listed_with_so_many_clips_to_train_on(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CORPORA_VARIABLE, str(tmp_path))
+    make_layout("speech_commands", tmp_path)
+    whole = script.listed(script.Choice(only=["yes", "cat"]))
+    counts = Counter((u.text, u.split) for u in whole)
+    assert set(counts) == {(word, s) for word in ("yes", "cat") for s in ("train", "validation")}
+    most = min(n for (_, split), n in counts.items() if split == "train") - 1
+    few = Counter((u.text, u.split) for u in script.listed(script.Choice(only=["yes"], most=most)))
+    assert few == {
+        ("yes", "train"): most,
+        ("yes", "validation"): counts["yes", "validation"],
+    }
+
+
+def test_speakers_that_are_to_be_measured_are_not_listed(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CORPORA_VARIABLE, str(tmp_path))
+    make_layout("an4", tmp_path)
+    monkeypatch.setattr(script, "load", lambda name: None)
+    monkeypatch.setattr(script, "words_of", lambda model, sentences: iter(sentences))
+    held_out = load_split(DataSettings(corpus="an4", validation_speakers=1), "validation", seed=0)
+    every = {u.speaker for u in script.listed(script.Choice(least=1))}
+    assert {u.speaker for u in script.listed(script.Choice(least=1, without_speakers=1))} == (
+        every - {u.speaker for u in held_out}
+    )
+    assert len(every) > 1
 
 
 def test_words_are_spelt_as_they_sound(script: ModuleType, tmp_path: Path) -> None:
