@@ -17,6 +17,7 @@ from speechseq.recipe_file import read_recipe
 from speechseq.recogniser import load
 from speechseq.splits import corpus_options, training_splits
 from speechseq.training.loop import train
+from speechseq.training.pronunciations import read_pronunciations
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 CARDS = sorted(FOLDER.glob("*/*.card.yaml"))
@@ -159,3 +160,12 @@ def test_there_are_recipes() -> None:
 def test_no_two_recipes_train_into_one_folder() -> None:
     names = [read_recipe(path).name for path in RECIPES]
     assert len(set(names)) == len(names)
+
+
+def test_no_word_taught_as_unknown_sounds_as_a_command() -> None:
+    sounds = read_pronunciations(FOLDER / "speech_commands" / "pronunciations.txt")
+    unknown = (FOLDER / "speech_commands" / "unknown_words.txt").read_text().split()
+    recipe = read_recipe(FOLDER / "speech_commands" / "nine_classes.yaml")
+    commands = {sounds[word] for word in recipe.data.words}
+    assert len(commands) == 7
+    assert not [word for word in unknown if sounds[word] in commands]
