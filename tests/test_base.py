@@ -12,7 +12,7 @@ from test_parity import made, rewritten
 
 from speechseq.errors import ModelError, UsageError
 from speechseq.model_file import metadata, read_model
-from speechseq.recipe import Recipe
+from speechseq.recipe import DataSettings, Recipe
 from speechseq.recipe_checks import recipe_from_dict
 from speechseq.tokens import BLANK_TOKEN, UNKNOWN, Vocabulary
 from speechseq.training.base import (
@@ -227,12 +227,14 @@ def test_a_model_file_tells_no_more_of_its_manifests_than_their_names() -> None:
     assert read.data.others == ("an4", "w.jsonl") and read.data.same_words == ("x.jsonl",)
 
 
-def test_a_run_finds_its_manifests_from_anywhere(
+def test_a_run_finds_its_manifests_and_pronunciations_from_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    recipe = recipe_from_dict({"data": {"others": ["an4", "w.jsonl"]}}, "t")
-    assert _placed(recipe).data.others == ("an4", str(tmp_path / "w.jsonl"))
+    data = DataSettings(others=("an4", "w.jsonl"), pronunciations="p.txt")
+    placed = _placed(Recipe(data=data)).data
+    assert placed.others == ("an4", str(tmp_path / "w.jsonl"))
+    assert placed.pronunciations == str(tmp_path / "p.txt")
 
 
 # ---- taking weights ----

@@ -44,6 +44,7 @@ MAY_CHANGE = (
     "name",
     "data.root",
     "data.noise",
+    "data.pronunciations",
     "data.cache_ram_gigabytes",
     *(f"data.{name}" for name in MANIFEST_SETTINGS),
     "training.base",
@@ -150,7 +151,11 @@ def _placed(recipe: Recipe) -> Recipe:
     return dataclasses.replace(
         recipe,
         data=dataclasses.replace(
-            data, root=_place(data.root), noise=_place(data.noise), **_manifests(data)
+            data,
+            root=_place(data.root),
+            noise=_place(data.noise),
+            pronunciations=_place(data.pronunciations),
+            **_manifests(data),
         ),
         training=dataclasses.replace(
             training, base=_model_place(training.base), teacher=_model_place(training.teacher)
