@@ -21,7 +21,7 @@ from runs import cost, trained, write_table
 
 from speechseq.errors import UsageError
 from speechseq.evaluation import Report, evaluate
-from speechseq.metrics import interval
+from speechseq.metrics import LEAST_GROUPS, interval
 from speechseq.model_file import RUN_MODEL
 from speechseq.recipe_file import read_recipe
 from speechseq.recogniser import load
@@ -168,11 +168,14 @@ def _evaluated(run: Path) -> Report:
 def _change(reports: Sequence[Report], fewer: np.ndarray) -> str:
     """Return how many points more are right, with a 95 % interval.
 
-    It is over speakers where there are three or more, else over utterances.
+    It is over speakers where there are three or more, else over clips.
     """
-    speakers = [item.speaker for report in reports for item in report.items]
+    items = [item for report in reports for item in report.items]
+    speakers = [item.speaker for item in items]
+    # The errors of all seeds on a clip are drawn at once: they are not so many clips.
+    over = speakers if len(set(speakers) - {""}) >= LEAST_GROUPS else [item.file for item in items]
     # The bootstrap is of a rate from 0 to 1: -1 to 1 is moved there and back.
-    low, high = interval(((fewer + 1) / 2).tolist(), [1.0] * len(fewer), speakers)
+    low, high = interval(((fewer + 1) / 2).tolist(), [1.0] * len(fewer), over)
     return f"{100 * fewer.mean():+.2f} ({100 * (2 * low - 1):+.2f} to {100 * (2 * high - 1):+.2f})"
 
 

@@ -7,10 +7,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from speechseq.errors import UsageError
+from speechseq.evaluation import Item
 from speechseq.recipe import Recipe, TrainingSettings
 from speechseq.recipe_checks import recipe_from_dict
 
@@ -116,6 +119,19 @@ def test_without_its_base_a_study_has_no_table(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="classes: the base is not trained"):
         list(study_levers.measured(tmp_path, "classes", [0]))
+
+
+@pytest.mark.parametrize("speakers", ["a", "abc"])
+def test_further_seeds_are_no_further_clips(speakers: str) -> None:
+    import study_levers
+
+    items = tuple(
+        Item(f"{number}.wav", speakers[number % len(speakers)], "one", "one", 1.0)
+        for number in range(60)
+    )
+    report, fewer = SimpleNamespace(items=items), np.array([1.0, 0.0, 0.0, -1.0, 0.0] * 12)
+    once = study_levers._change([report], fewer)
+    assert study_levers._change([report] * 4, np.tile(fewer, 4)) == once
 
 
 def test_a_table_stands_between_its_marks(tmp_path: Path) -> None:
