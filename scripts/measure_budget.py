@@ -11,7 +11,10 @@ bare steps, `bench_train.py`), the first epoch's features, and validation.
 from __future__ import annotations
 
 import statistics
+import string
 import time
+from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 
 import torch
@@ -25,18 +28,33 @@ from speechseq.training.base import settings_of_base, teacher_of
 from speechseq.training.data import Batch
 from speechseq.training.encoder import SpeechNetwork, choose_device, parameters
 from speechseq.training.objective import Objective, from_features
+from speechseq.training.phones import Spoken
 
 LABELS_A_SECOND = 14
 """Characters of read English."""
 
+SOUNDS = string.ascii_letters[:40]
+"""As many phones as English has."""
+
+SOUNDS_A_WORD = 5
+
 
 def tokens_of(recipe: Recipe, count: int) -> Vocabulary:
-    """Return the vocabulary of a recipe's teacher, or so many tokens that stand for one."""
+    """Return the vocabulary of a recipe's teacher, or so many tokens that stand for one.
+
+    Where phones are learnt beside them, each token has some.
+    """
     if recipe.training.teacher:
-        return load(recipe.training.teacher).vocabulary
-    kind = "classes" if recipe.data.tokens == "classes" else "words"
-    names = tuple(f"token {number}" for number in range(count))
-    return Vocabulary(kind, names if kind == "classes" else (BLANK_TOKEN, *names[1:]))
+        vocabulary = load(recipe.training.teacher).vocabulary
+    else:
+        kind = "classes" if recipe.data.tokens == "classes" else "words"
+        names = tuple(f"token {number}" for number in range(count))
+        vocabulary = Vocabulary(kind, names if kind == "classes" else (BLANK_TOKEN, *names[1:]))
+    if not recipe.model.phones:
+        return vocabulary
+    sounds = cycle(SOUNDS)
+    phones = tuple("".join(islice(sounds, SOUNDS_A_WORD)) for _ in vocabulary.labels)
+    return replace(vocabulary, phones=phones)
 
 
 def random_batch(recipe: Recipe, tokens: int, seconds: float) -> Batch:
@@ -60,7 +78,8 @@ def step_seconds(
     place = choose_device(device)
     network = SpeechNetwork(recipe, vocabulary).to(place).train()
     teacher = teacher_of(recipe, vocabulary, place)
-    objective = Objective(recipe, place, network.features, teacher=teacher)
+    spoken = Spoken.of(vocabulary, place) if vocabulary.phones else None
+    objective = Objective(recipe, place, network.features, teacher=teacher, spoken=spoken)
     learner = from_features(network, recipe)
     optimiser = torch.optim.AdamW(network.parameters(), fused=True)
     batch = random_batch(recipe, len(vocabulary), seconds)
