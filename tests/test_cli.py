@@ -227,6 +227,8 @@ def test_what_nobody_foresaw_is_one_line_too(
         ["plot", "{closed}", "-o", "{open}/c.png"],
         ["evaluate", "{closed}"],
         ["evaluate", "{closed}/run"],
+        ["transcribe", "{closed}"],
+        ["transcribe", "{open}"],
     ],
 )
 def test_what_may_not_be_read_is_named(

@@ -192,12 +192,19 @@ def _files(name: str) -> list[str]:
 
     if not os.path.isdir(name):
         return [name]
-    found = (path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
-    return sorted(
-        str(path)
-        for path in found
-        if not any(part[0] == "." for part in path.relative_to(name).parts) and not path.is_dir()
-    )
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found = []
+    for place, folders, files in os.walk(name, onerror=refuse):
+        folders[:] = (folder for folder in folders if folder[0] != ".")
+        found += [
+            str(Path(place, file))
+            for file in files
+            if file[0] != "." and Path(file).suffix.lower() in SUFFIXES
+        ]
+    return sorted(found)
 
 
 def _targets(inputs: Sequence[str], arguments: argparse.Namespace) -> dict[str, Path]:
