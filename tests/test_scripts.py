@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from speechseq.errors import UsageError
 from speechseq.evaluation import Item
@@ -105,6 +106,35 @@ def test_a_budget_is_of_all_that_a_recipe_pays_for() -> None:
         small(), measure_budget.tokens_of(small(), 5), 0.5, 1, "cpu"
     )
     assert seconds > 0 and parameters > 0
+
+
+def test_a_budget_holds_the_phones(monkeypatch: pytest.MonkeyPatch) -> None:
+    import measure_budget
+
+    from speechseq.training.phones import Spoken
+
+    counted = []
+    monkeypatch.setattr(Spoken, "loss", lambda *_: counted.append(1) or torch.zeros(()))
+    recipe = small(auxiliary=0.3)
+    recipe = replace(recipe, model=replace(recipe.model, phones=0.2))
+    vocabulary = measure_budget.tokens_of(recipe, 5)
+    assert [len(said or ()) for said in vocabulary.phones] == [5] * 5
+    measure_budget.step_seconds(recipe, vocabulary, 0.5, 1, "cpu")
+    assert len(counted) == 2
+
+
+def test_peers_hear_the_same_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import bench_peers
+
+    class Deaf:
+        rate = 8000
+
+        def transcribe(self, samples: np.ndarray) -> SimpleNamespace:
+            return SimpleNamespace(text=str(len(samples)))
+
+    monkeypatch.setattr(bench_peers.speechseq, "load", lambda *_, **__: Deaf())
+    monkeypatch.setattr(bench_peers, "read_audio", lambda _, rate: np.ones(rate, np.float32))
+    assert bench_peers.open_speechseq("digits", 0.2)("a.wav") == str(8000 + 2 * 1600)
 
 
 def test_what_is_compared_has_no_further_losses() -> None:
