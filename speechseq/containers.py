@@ -1,4 +1,6 @@
-"""What an mp3 or an ogg holds beyond what its header tells: libsndfile stops where that does."""
+"""What stands in a file that libsndfile does not tell: an mp3 or an ogg beyond its header's length,
+and a container that it does not read quietly.
+"""
 
 from __future__ import annotations
 
@@ -147,6 +149,15 @@ def _frame(head: bytes) -> _Frame | None:
     hertz = MP3_RATES[rate] >> MP3_RATE_SHIFTS[version]
     slots = MP3_SAMPLES[of] // (8 * slot) * bits // hertz + (head[2] >> 1 & 1)
     return _Frame((version, layer, rate), slots * slot, MP3_SAMPLES[of])
+
+
+def is_sample_dump(file: BinaryIO) -> bool:
+    """Tell whether a file, from where it stands, is a MIDI sample dump.
+
+    Source: MIDI 1.0, Sample Dump Standard, the dump header.
+    """
+    head = file.read(4)
+    return head[:2] == b"\xf0\x7e" and head[3:] == b"\x01"
 
 
 def is_chained(file: BinaryIO) -> bool:

@@ -16,7 +16,7 @@ from typing import BinaryIO, TypeVar, cast
 
 import soundfile
 
-from speechseq.containers import is_chained, walk_mp3
+from speechseq.containers import is_chained, is_sample_dump, walk_mp3
 from speechseq.errors import AudioError
 
 SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".sph", ".mp3", ".aiff", ".au")
@@ -131,12 +131,14 @@ def _spool(stream: BinaryIO, file: BinaryIO, where: str) -> None:
     file.seek(0)
 
 
-def _open(source: bytes | str | os.PathLike[str] | BinaryIO, where: str) -> soundfile.SoundFile:
-    if isinstance(source, str | os.PathLike) and os.name == "posix":
-        source = os.fsencode(source)  # so that a name need not be UTF-8
+def _open(source: str | os.PathLike[str] | BinaryIO, where: str) -> soundfile.SoundFile:
     try:
-        file = _SoundFile(source)
-    except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
+        if _found_by(is_sample_dump, source):  # libsndfile prints what is damaged in it
+            raise AudioError(f"{where}: a MIDI sample dump; convert it to wav")
+        is_name = isinstance(source, str | os.PathLike) and os.name == "posix"
+        # A name need not be UTF-8.
+        file = _SoundFile(os.fsencode(cast(str, source)) if is_name else source)
+    except (OSError, soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
         raise AudioError(
             f"{where}: not audio that can be read ({reason_of(error)}); give wav, flac, ogg or mp3"
         ) from None
@@ -216,8 +218,9 @@ def _cut_short(notes: str) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """Return libsndfile's own words, but where they would send the reader looking for a file."""
-    reason = getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(". ")
+    """Return libsndfile's or the system's own words, unless they send one looking for a file."""
+    told = (getattr(error, name, "") for name in ("error_string", "strerror"))
+    reason = next(filter(None, told), str(error)).removeprefix("Error : ").rstrip(". ")
     return "cut short or damaged" if reason.startswith("File does not exist") else reason
 
 

@@ -329,6 +329,13 @@ def test_no_permission(tmp_path: Path) -> None:
     assert "Permission denied" in fails(path)
 
 
+def test_a_sample_dump_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "dump.wav"
+    soundfile.write(path, tone(0.1, RATE), RATE, format="SDS", subtype="PCM_16")
+    for source in (path, path.read_bytes(), io.BytesIO(path.read_bytes())):
+        assert "a MIDI sample dump; convert it to wav" in fails(source)
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [
