@@ -76,6 +76,8 @@ def alike(recipe: Recipe) -> Recipe:
     recipe = settings_of_base(recipe)
     return dataclasses.replace(
         recipe,
+        data=dataclasses.replace(recipe.data, pronunciations=""),
+        model=dataclasses.replace(recipe.model, phones=0.0),
         training=dataclasses.replace(
             recipe.training,
             base="",

@@ -29,7 +29,6 @@ from speechseq.model_file import DEFAULT_MODEL
 from speechseq.recogniser import Recogniser
 
 PEER_CLIPS = 100
-PEER_EDGE_SECONDS = 0.2
 
 Way = Callable[[], list[str]]
 """Transcribes all files and returns their texts."""
@@ -79,7 +78,7 @@ def pocketsphinx_seconds(paths: Sequence[str]) -> float:
     Raises:
         UsageError: it is not installed.
     """
-    transcribe = open_pocketsphinx(PEER_EDGE_SECONDS)
+    transcribe = open_pocketsphinx(edge_seconds=0.0)
     some = [paths[number] for number in spread(PEER_CLIPS, len(paths))]
     began = time.perf_counter()
     for path in some:

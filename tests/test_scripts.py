@@ -140,8 +140,15 @@ def test_peers_hear_the_same_silence(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_compared_has_no_further_losses() -> None:
     import bench_train
 
-    plain = bench_train.alike(small(label_smoothing=0.1)).training
-    assert plain == TrainingSettings(batch=4, label_smoothing=0.1)
+    recipe = small(label_smoothing=0.1, auxiliary=0.3)
+    recipe = replace(
+        recipe,
+        data=replace(recipe.data, pronunciations="words.txt"),
+        model=replace(recipe.model, phones=0.2),
+    )
+    plain = bench_train.alike(recipe)
+    assert plain.training == TrainingSettings(batch=4, label_smoothing=0.1)
+    assert (plain.data, plain.model) == (small().data, small().model)
 
 
 def test_without_its_base_a_study_has_no_table(tmp_path: Path) -> None:
