@@ -34,6 +34,8 @@ def test_evaluating_on_the_corpus(
         said = fails(2, "evaluate", run, "--root", corpus, *flags)
         assert f"{flags[1]}: is there already; --force writes over it" in said
     assert call(*words, "--force")[0] == 0
+    said = fails(2, "evaluate", run, "--root", corpus, "-o", tmp_path, "--force")
+    assert f"{tmp_path}: a folder; name a file" in said
 
 
 def test_evaluating_on_a_manifest(

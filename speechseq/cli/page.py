@@ -6,7 +6,8 @@ import argparse
 import shlex
 from pathlib import Path
 
-from speechseq.cli.terminal import by_name, note, refuse_existing
+from speechseq.cli.terminal import by_name, note
+from speechseq.errors import UsageError
 
 HELP = "a web page that recognises in the browser, as a folder"
 
@@ -24,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     folder = arguments.output
-    refuse_existing(arguments.force, folder)
+    if folder.exists() and not arguments.force:
+        raise UsageError(f"{folder}: is there already; --force writes over what is in it")
     from speechseq.model_file import read_model
     from speechseq.server.site import write_site
 

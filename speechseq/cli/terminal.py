@@ -54,13 +54,15 @@ def add_force(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--force", action="store_true", help=f"write over {what}")
 
 
-def refuse_existing(force: bool, *paths: Path | None) -> None:
-    """Refuse to write over what is there, unless it is forced.
+def refuse_existing(force: bool, *files: Path | None) -> None:
+    """Refuse to write over files that are there, unless it is forced; and over a folder.
 
     Raises:
-        UsageError: one of the paths is there.
+        UsageError: one of the files is there, or is a folder.
     """
-    for path in paths:
+    for path in files:
+        if path is not None and path.is_dir():
+            raise UsageError(f"{path}: a folder; name a file")
         if path is not None and os.path.lexists(path) and not force:
             raise UsageError(f"{path}: is there already; --force writes over it")
 
