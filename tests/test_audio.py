@@ -336,6 +336,11 @@ def test_a_sample_dump_is_refused_unread(tmp_path: Path) -> None:
         assert "a MIDI sample dump; convert it to wav" in fails(source)
 
 
+def test_a_stream_that_is_only_written_is_no_audio(tmp_path: Path) -> None:
+    with open(tmp_path / "new.wav", "wb") as file:
+        assert "not audio that can be read" in fails(file)
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [
