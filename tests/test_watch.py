@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from speechseq.manifest import read_manifest, write_manifest
 from speechseq.recipe import Recipe
 from speechseq.recipe_file import read_recipe
 from speechseq.training.loop import train
-from speechseq.training.watch import line_of
+from speechseq.training.watch import PIXELS, TOKENS, line_of
 
 ROW = {"epoch": 3, "seconds": 9.6, "loss": 0.5, "skipped_steps": 0}
 SCORES = {"validation_loss": 0.25, "validation_accuracy": 0.5, "validation_error": 0.5}
@@ -43,3 +45,14 @@ def test_tensorboard_holds_scalars_texts_and_a_picture(
     text = board.Tensors("validation/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert text.count("\n") == 2 + 5 or text.count("\n") == 2 + 6
     assert "| said | recognised |" in text and "low" in text
+
+
+def test_a_picture_of_many_words_stays_small(write_recipe, tones: Path, tmp_path: Path) -> None:
+    texts = [f"a{n % 36} b{n % 36}" for n in range(48)]
+    pairs = zip(read_manifest(tones), texts, strict=True)
+    write_manifest(tones, [dataclasses.replace(u, text=text) for u, text in pairs])
+    train(read_recipe(write_recipe(), ["training.epochs=1"]), tmp_path / "run", device="cpu")
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    board.Reload()
+    (pictures,) = board.Tags()["images"]
+    assert board.Images(pictures)[0].height == TOKENS * PIXELS

@@ -22,6 +22,9 @@ EXAMPLES = 5
 PIXELS = 6
 """Edge of a token at a frame in the picture of posteriors."""
 
+TOKENS = 64
+"""Most tokens of that picture, the likeliest: one of every word there is would fill the memory."""
+
 Write = Callable[[dict[str, Any]], None]
 
 
@@ -100,8 +103,10 @@ def _show_validation(board: SummaryWriter, training: Training, step: int) -> Non
     shown = pairs[:: max(len(pairs) // EXAMPLES, 1)][:EXAMPLES]
     text = "".join(f"| {said} | {heard} |\n" for said, heard in shown)
     board.add_text("validation", f"| said | recognised |\n|---|---|\n{text}", step)
-    if len(training.validated.posteriors):
-        picture = np.kron(training.validated.posteriors.T, np.ones((PIXELS, PIXELS)))
+    posteriors = training.validated.posteriors
+    if len(posteriors):
+        likeliest = np.sort(np.argsort(posteriors.max(axis=0))[-TOKENS:])
+        picture = np.kron(posteriors[:, likeliest].T, np.ones((PIXELS, PIXELS)))
         board.add_image("posteriors (tokens down, frames across)", picture[None], step)
 
 
