@@ -192,6 +192,17 @@ def test_rare_tokens_are_named(write_recipe, tones: Path, tmp_path: Path) -> Non
     assert "words: 4, each 1 to 12 times; under 5 times: 'seldom'" in notes
 
 
+def test_of_many_rare_tokens_a_few_are_named(write_recipe, tones: Path, tmp_path: Path) -> None:
+    utterances = read_manifest(tones)
+    seldom = [dataclasses.replace(u, text=f"w{n:02}") for n, u in enumerate(utterances[:25])]
+    write_manifest(tones, [*seldom, *utterances[25:]])
+    notes: list[str] = []
+    recipe = read_recipe(write_recipe(), ["training.epochs=1"])
+    train(recipe, tmp_path / "run", device="cpu", note=notes.append)
+    (said,) = (note for note in notes if note.startswith("words: 28"))
+    assert said.endswith("'w15', 'w16' and 8 more")
+
+
 def test_a_validation_text_with_new_letters_is_named(
     write_recipe, tones: Path, tmp_path: Path
 ) -> None:

@@ -57,6 +57,9 @@ class Ready:
 RARE = 5
 """Tokens seen less often than this in training are named before it."""
 
+RARE_NAMED = 20
+"""So many of them, at most; of more it is said how many."""
+
 
 def preflight(ready: Ready, recipe: Recipe, *, network: SpeechNetwork, steps: int) -> Iterator[str]:
     """Say what is about to be trained on what: data, label coverage, size."""
@@ -112,7 +115,10 @@ def _coverage(training: Split, vocabulary: Vocabulary) -> str:
         f"{vocabulary.kind}: {len(seen)}, each {min(seen.values())} to {max(seen.values())} times"
     )
     line += f"; {UNKNOWN} is {apart} words apart, too" if apart else ""
-    return line + (f"; under {RARE} times: {', '.join(rare)}" if rare else "")
+    if not rare:
+        return line
+    more = f" and {len(rare) - RARE_NAMED} more" if len(rare) > RARE_NAMED else ""
+    return f"{line}; under {RARE} times: {', '.join(rare[:RARE_NAMED])}{more}"
 
 
 def vocabulary_of(recipe: Recipe, utterances: Sequence[Utterance]) -> Vocabulary:
