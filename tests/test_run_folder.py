@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -62,6 +64,17 @@ def test_no_two_train_in_one_folder(digit_recipe: Path, tmp_path: Path) -> None:
         with alone(tmp_path / "other"):
             pass
     with alone(run):
+        pass
+
+
+def test_a_disk_without_locks_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(file: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with alone(tmp_path / "run"), alone(tmp_path / "run"):
         pass
 
 

@@ -182,7 +182,9 @@ def _model_place(name: str) -> str:
 
 @contextmanager
 def alone(run: Path) -> Iterator[None]:
-    """Keep others on this machine from training in a folder meanwhile; Windows cannot.
+    """Keep others on this machine from training in a folder meanwhile.
+
+    Windows cannot, nor can a disk without locks.
 
     Raises:
         ModelError: another process trains in it.
@@ -201,10 +203,12 @@ def alone(run: Path) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise ModelError(
                 f"{run}: another process is training in it; wait for it, or name another with -o"
             ) from None
+        except OSError:
+            pass  # as many networks' disks are
         yield
 
 
