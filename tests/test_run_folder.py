@@ -78,6 +78,16 @@ def test_a_disk_without_locks_keeps_nobody_out(
         pass
 
 
+def test_where_nothing_can_be_written_is_said_before_features_are_made(
+    digit_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.delattr("speechseq.training.loop.listed")
+    for run in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ModelError, match="file: no folder that can be written to; name"):
+            train(read_recipe(digit_recipe), run, device="cpu")
+
+
 def test_a_recipe_of_ones_own_is_no_run_and_is_not_written_over(
     digit_recipe: Path, tmp_path: Path, fails, call
 ) -> None:

@@ -213,11 +213,17 @@ def alone(run: Path) -> Iterator[None]:
 
 
 def refuse_run(run: Path) -> None:
-    """Raise a ModelError where a run is already, or a recipe that one would write over."""
+    """Raise a ModelError where no run can be begun.
+
+    A run is there already, or a recipe that one would write over, or nothing can be written.
+    """
     if holds_run(run):
         raise ModelError(f"{run}: holds a run already; name another with -o, or --resume it")
     if (run / RUN_RECIPE).exists():
         raise ModelError(f"{run}: holds a recipe that is no run's; name another folder with -o")
+    there = next(place for place in (run, *run.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ModelError(f"{there}: no folder that can be written to; name another with -o")
 
 
 def read_run(run: Path) -> tuple[Recipe, Vocabulary]:
