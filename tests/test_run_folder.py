@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from speechseq.errors import ModelError
-from speechseq.model_file import RUN_RECIPE, RUN_VOCABULARY
+from speechseq.model_file import RUN_METRICS, RUN_RECIPE, RUN_VOCABULARY
 from speechseq.recipe_file import read_recipe
 from speechseq.training.loop import train
 from speechseq.training.run_folder import alone
@@ -86,6 +86,14 @@ def test_where_nothing_can_be_written_is_said_before_features_are_made(
     for run in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(ModelError, match="file: no folder that can be written to; name"):
             train(read_recipe(digit_recipe), run, device="cpu")
+
+
+def test_metrics_that_a_disk_spoilt_go(copy: Path, call) -> None:
+    metrics = copy / RUN_METRICS
+    whole = metrics.read_bytes()
+    metrics.write_bytes(whole + b'\xff\xfe{"epoch"\n')
+    assert call("train", "--resume", copy, "--device", "cpu")[0] == 0
+    assert metrics.read_bytes() == whole
 
 
 def test_a_recipe_of_ones_own_is_no_run_and_is_not_written_over(

@@ -52,7 +52,7 @@ def metrics_of(training: Training) -> Iterator[Write]:
         yield lambda row: None
         return
     path = training.run / RUN_METRICS
-    rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rows = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
     kept = [row for row in rows if _epoch_of(row) <= training.progress.epoch]
     with atomic_write(path) as file:
         file.write("".join(f"{row}\n" for row in kept).encode())
@@ -111,7 +111,7 @@ def _show_validation(board: SummaryWriter, training: Training, step: int) -> Non
 
 
 def _epoch_of(row: str) -> float:
-    """Return a row's epoch; infinity for a row that a kill tore apart, which goes, too."""
+    """Return a row's epoch; infinity for one that a kill or a disk tore apart, which goes, too."""
     try:
         return float(json.loads(row)["epoch"])
     except (ValueError, KeyError, TypeError):
