@@ -96,6 +96,15 @@ def test_metrics_that_a_disk_spoilt_go(copy: Path, call) -> None:
     assert metrics.read_bytes() == whole
 
 
+def test_one_of_many_processes_prints_the_model(
+    digit_recipe: Path, call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("speechseq.training.loop.train", lambda *_, **__: "model.onnx")
+    for rank, said in ((0, "model.onnx\n"), (1, "")):
+        monkeypatch.setenv("RANK", str(rank))
+        assert call("train", digit_recipe)[:2] == (0, said)
+
+
 def test_a_recipe_of_ones_own_is_no_run_and_is_not_written_over(
     digit_recipe: Path, tmp_path: Path, fails, call
 ) -> None:

@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     run = arguments.resume or arguments.output or Path("runs") / recipe.name
     need_training()
+    from speechseq.training.distributed import from_environment
     from speechseq.training.loop import train
 
     bar = Bar()
@@ -57,7 +58,8 @@ def run(arguments: argparse.Namespace) -> None:
         note=bar.note,
         show=bar,
     )
-    print(model)
+    if from_environment().writes:
+        print(model)
 
 
 def _refuse_folder(recipe: Path) -> None:
