@@ -24,8 +24,8 @@ LOOK_SECONDS = 0.1
 LOOKS = 3
 """So many looks together tell what was said (scripts/measure_spotting.py)."""
 
-AGAIN_SECONDS = 1.3
-"""The same word is not said twice in so long a time: it is still in sight."""
+AGAIN_SECONDS = 0.3
+"""So long after a clip that held a word it may be said again: until then it is still in sight."""
 
 PAUSE_SECONDS = 1.0
 """So long after a word the speaker is at rest."""
@@ -47,7 +47,8 @@ class Spotter:
         self._least = max(decoding.spotting_confidence, decoding.least_confidence)
         self._labels = vocabulary.tokens
         self._are_words = np.array([label not in NO_TEXT for label in self._labels])
-        self._clip = round(recipe.decoding.clip_seconds * self._rate)
+        self._clip = round(decoding.clip_seconds * self._rate)
+        self._again = decoding.clip_seconds + AGAIN_SECONDS
         self._hop = round(LOOK_SECONDS * self._rate)
         self._floor = NoiseFloor(self._rate)
         self._looks: deque[np.ndarray] = deque(maxlen=LOOKS)
@@ -56,6 +57,7 @@ class Spotter:
         self._looked = 0  # samples, up to the end of the last look
         self._samples = 0
         self._said: list[Word] = []
+        self._ends: dict[str, float] = {}  # of each word, where it was said last
 
     @property
     def seconds(self) -> float:
@@ -131,7 +133,8 @@ class Spotter:
         if len(self._looks) < LOOKS or not means[best] or means[best] < self._least:
             return []
         end, text = min(self._looked, self._samples) / self._rate, self._labels[best]
-        if any(word.text == text and end - word.end < AGAIN_SECONDS for word in self._said[-5:]):
+        if end - self._ends.get(text, -self._again) < self._again:
             return []
+        self._ends[text] = end
         start = max((self._looked - self._clip) / self._rate, 0.0)
         return [Word(text, round(start, 3), round(end, 3), float(means[best]))]

@@ -93,8 +93,15 @@ def test_blocks_change_nothing(sizes: list[int]) -> None:
 
 
 def test_a_word_is_said_again_when_it_is_out_of_sight() -> None:
-    twice = sounds(("", 1), ("low", 0.4), ("", AGAIN_SECONDS), ("low", 0.4), ("", 1))
+    gone = DecodingSettings().clip_seconds + AGAIN_SECONDS
+    twice = sounds(("", 1), ("low", 0.4), ("", gone), ("low", 0.4), ("", 1))
     assert spotter().hear(twice) == "low low"
+
+
+@pytest.mark.parametrize("seconds", [1.0, 1.7, 4.0])
+def test_a_word_is_said_once_while_it_is_in_sight(seconds: float) -> None:
+    once = sounds(("", 1), ("low", 0.2), ("", 2 * seconds))
+    assert spotter(clip_seconds=seconds).hear(once) == "low"
 
 
 def test_what_is_no_word_is_not_said() -> None:
