@@ -226,6 +226,21 @@ def test_a_microphone_is_interrupted(plugged: Callable[..., Library], call: Call
     assert library.opened["device"] == "Own"
 
 
+def test_what_waits_when_a_microphone_is_interrupted_is_heard(
+    plugged: Callable[..., Library],
+) -> None:
+    library = plugged()
+    mine = microphone.Microphone(None)
+    blocks = mine.blocks(RATE)
+    taken = [next(blocks) for _ in range(3)]
+    rest = mine.rest()
+    taken.append(next(rest))
+    library.opened["callback"](np.ones((400, 1), np.float32), 400, None, 0)  # it is open still
+    found = np.concatenate([*taken, *rest])
+    np.testing.assert_array_equal(found, library.samples[: len(found)])
+    assert len(library.samples) - len(found) < 400
+
+
 def test_no_such_microphone_is_named(call: Call, plugged: Callable[..., Library]) -> None:
     library = plugged()
     code, out, err = call("listen", "--input", "usb")

@@ -45,6 +45,7 @@ class Microphone:
             ) from None
         self.name: str = found["name"]
         self._own_rate = round(found["default_samplerate"])
+        self._heard: queue.Queue[np.ndarray] = queue.Queue()
         self._resample: Resampler | None = None
 
     def blocks(self, rate: int) -> Iterator[np.ndarray]:
@@ -56,7 +57,6 @@ class Microphone:
         from speechseq.streaming import Resampler
 
         found = rate if self._takes(rate) else self._own_rate
-        heard: queue.Queue[np.ndarray] = queue.Queue()
         self._resample = Resampler(found, rate)
         try:
             with self._library.InputStream(
@@ -65,9 +65,9 @@ class Microphone:
                 blocksize=round(BLOCK_SECONDS * found),
                 channels=1,
                 dtype="float32",
-                callback=lambda samples, *_: heard.put(samples[:, 0].copy()),
+                callback=lambda samples, *_: self._heard.put(samples[:, 0].copy()),
             ):
-                yield from map(self._resample, self._taken(heard))
+                yield from map(self._resample, self._taken())
         except self._library.PortAudioError as error:
             raise SpeechseqError(
                 f"microphone {self.name}: cannot be opened ({_line(error)}); see that no other "
@@ -75,21 +75,23 @@ class Microphone:
             ) from None
 
     def rest(self) -> Iterator[np.ndarray]:
-        """Yield what still waits to be resampled: no more is taken."""
+        """Yield what came and still waits to be taken or resampled: no more is taken."""
         if self._resample:
+            for _ in range(self._heard.qsize()):  # more comes until the microphone is closed
+                yield self._resample(self._heard.get())
             yield self._resample.finish()
 
-    def _taken(self, heard: queue.Queue[np.ndarray]) -> Iterator[np.ndarray]:
+    def _taken(self) -> Iterator[np.ndarray]:
         """Yield blocks as they come; say once that they come faster than they are taken."""
         told = False
         while True:
             try:
-                yield heard.get(timeout=SILENT_SECONDS)
+                yield self._heard.get(timeout=SILENT_SECONDS)
             except queue.Empty:
                 raise SpeechseqError(
                     f"microphone {self.name}: gives nothing; see that it is plugged in"
                 ) from None
-            if not told and heard.qsize() * BLOCK_SECONDS > BEHIND_SECONDS:
+            if not told and self._heard.qsize() * BLOCK_SECONDS > BEHIND_SECONDS:
                 note("listen: too slow to keep up; a longer --latency takes less computing")
                 told = True
 
