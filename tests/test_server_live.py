@@ -168,10 +168,10 @@ def test_a_stream_over_a_real_socket() -> None:
 def test_what_is_listened_at_already_is_named() -> None:
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(SpeechseqError, match=rf"127.0.0.1:{port}: .*in use.*another --host"):
+        with pytest.raises(SpeechseqError, match=rf"127.0.0.1:{port}: .*in use.*another host"):
             listen("127.0.0.1", port)
     for host in ("192.0.2.1", "a" * 70, "\0"):
-        with pytest.raises(SpeechseqError, match="choose another --host or --port"):
+        with pytest.raises(SpeechseqError, match="choose another host or port"):
             listen(host, 0)
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import BinaryIO, cast
 
 import pytest
@@ -20,6 +21,7 @@ from wyoming.ping import Ping
 
 from speechseq.cli import wyoming as command
 from speechseq.server.limits import Limits
+from speechseq.server.listening import listen
 
 
 @pytest.fixture
@@ -43,6 +45,20 @@ def test_others_are_let_in_only_when_that_is_said(refuses: Fails) -> None:
 )  # fmt: skip
 def test_an_address_that_is_none_is_refused(refuses: Fails, uri: str) -> None:
     assert "not understood; give tcp://HOST:PORT" in refuses(2, "--uri", uri)
+
+
+@pytest.mark.parametrize("path", ["/run/s", "/run/a#b?c d%20"])
+def test_a_sockets_path_is_as_it_was_typed(path: str) -> None:
+    assert command._address(f"unix://{path}") == command.Address("unix", path=Path(path))
+
+
+def test_a_place_that_is_taken_is_told_in_this_commands_words(refuses: Fails) -> None:
+    with listen("127.0.0.1", 0) as taken:
+        uri = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        said = refuses(1, "--uri", uri)
+    assert "cannot be listened at (Address already in use" in said
+    assert "choose another host or port" in said
+    assert "--host" not in said  # a flag of serve
 
 
 def test_what_is_wrong_is_one_line(refuses: Fails, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,7 +185,7 @@ def _address(uri: str) -> Address:
     if parts.scheme == "stdio":
         return Address("stdio")
     if parts.scheme == "unix" and parts.path.startswith("/") and not host:
-        return Address("unix", path=Path(parts.path))
+        return Address("unix", path=Path(uri[uri.index("/") :]))  # a file's name may hold ? and #
     if parts.scheme == "tcp" and host and port is not None:
         return Address("tcp", host=host, port=port)
     raise _bad_uri(uri)

@@ -117,7 +117,7 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SpeechseqError(
-            f"{host}:{port}: cannot be listened at ({reason}); choose another --host or --port"
+            f"{host}:{port}: cannot be listened at ({reason}); choose another host or port"
         ) from None
     # asyncio lets small answers leave at once (TCP_NODELAY) only where the protocol is said:
     # without it a lone client waits 40 ms for each.
