@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -79,12 +80,26 @@ def frame_seconds(recipe: Recipe) -> float:
     return recipe.step_samples / recipe.features.rate
 
 
+LETTER_GAP_SECONDS = 0.2
+"""No letter of a word counts as later than that behind the one before it.
+
+CTC leaves open when a word's last letter is told: some networks wait with it for the next word,
+through whole seconds of silence.
+"""
+
+
+def letter_gap(recipe: Recipe) -> int:
+    """Return LETTER_GAP_SECONDS in frames of log-probabilities."""
+    return round(LETTER_GAP_SECONDS / frame_seconds(recipe))
+
+
 class WordFinder:
     """Gathers decoded tokens into words, and leaves out those that are not sure enough."""
 
     def __init__(self, vocabulary: Vocabulary, recipe: Recipe):
         self._vocabulary = vocabulary
         self._frame_seconds = frame_seconds(recipe)
+        self._letter_gap = letter_gap(recipe)
         self._edge_seconds = recipe.features.edge_seconds
         self._least = recipe.decoding.least_confidence
 
@@ -109,12 +124,16 @@ class WordFinder:
             yield group
 
     def _word(self, hypothesis: Hypothesis, group: list[int], duration: float) -> Word:
-        first, last = group[0], group[-1]
+        starts, ends = hypothesis.starts, hypothesis.ends
+        late = sum(
+            max(starts[place] - ends[before] - self._letter_gap, 0)
+            for before, place in pairwise(group)
+        )
         confidences = [hypothesis.token_confidences[place] for place in group]
         return Word(
             text=self._vocabulary.decode([hypothesis.tokens[place] for place in group]),
-            start=self._seconds(hypothesis.starts[first], duration),
-            end=self._seconds(hypothesis.ends[last], duration),
+            start=self._seconds(starts[group[0]], duration),
+            end=self._seconds(ends[group[-1]] - late, duration),
             confidence=mean_confidence(confidences),
         )
 

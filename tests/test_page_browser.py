@@ -404,7 +404,9 @@ WORDS = Vocabulary("words", (BLANK_TOKEN, "left", "right", "stop"))
 @pytest.mark.parametrize("vocabulary", [LEXICON, WORDS, CLASSES], ids=lambda v: v.kind)
 def test_words_are_pythons_however_sure_they_must_be(page: Page, vocabulary: Vocabulary) -> None:
     sequence = vocabulary.is_sequence
-    told: dict[str, dict[str, object]] = {"features": {"rate": 8000, "edge_seconds": 0.02}}
+    # Frames of 0.1 s, two of them between letters at most.
+    features = {"rate": 8000, "edge_seconds": 0.1, "hop_seconds": 0.1, "window_seconds": 0.1}
+    told: dict[str, dict[str, object]] = {"features": features}
     told["data"] = {"tokens": vocabulary.kind}
     if not sequence:
         told["model"] = {"head": "classify"}
@@ -413,8 +415,8 @@ def test_words_are_pythons_however_sure_they_must_be(page: Page, vocabulary: Voc
         network = lambda *_, given=log_probs: (given[None], np.array([len(given)]))  # noqa: E731
         recogniser = Recogniser(network, vocabulary, recipe_from_dict(told, "test"))
         recogniser = recogniser.decoding_with(least_confidence=[0.0, 0.5, 0.9][seed % 3])
-        (expected,) = recogniser.transcribe_batch([np.zeros(1600, np.float32)])
-        given = [describe(recogniser), log_probs.tolist(), 0.2]
+        (expected,) = recogniser.transcribe_batch([np.zeros(16000, np.float32)])
+        given = [describe(recogniser), log_probs.tolist(), 2.0]
         text, confidence, words = page.evaluate(RECOGNISE, given)
         assert text == expected.text
         assert confidence == pytest.approx(expected.confidence)

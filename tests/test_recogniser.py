@@ -36,6 +36,13 @@ def test_characters_between_spaces_are_words() -> None:
     assert [word.confidence for word in found.words] == pytest.approx([0.9, 0.9])
 
 
+def test_a_letter_told_long_after_the_others_makes_a_word_little_longer() -> None:
+    late = recognise([2, *[0] * 30, 3, 2, 1, 3], CHARACTERS, recipe())
+    assert seen(late) == [("aba", 0.0, 0.23), ("b", 0.34, 0.35)], "b 0.2 s behind a, not 0.3"
+    soon = recognise([2, *[0] * 20, 3, 2, 1, 3], CHARACTERS, recipe())
+    assert seen(soon) == [("aba", 0.0, 0.23), ("b", 0.24, 0.25)]
+
+
 def test_spaces_at_the_ends_and_twice_make_no_words() -> None:
     found = recognise([1, 2, 1, 0, 1, 3, 1], CHARACTERS, recipe())
     assert found.text == "a b"

@@ -19,6 +19,7 @@ from speechseq.long_audio import LONG_SECONDS
 from speechseq.model_file import ModelFile
 from speechseq.recipe import FeatureSettings
 from speechseq.recogniser import Recogniser, from_model_file
+from speechseq.recognition import letter_gap
 
 PAGE = Path(__file__).parent / "page"
 INDEX = "index.html"
@@ -113,6 +114,7 @@ def describe(recogniser: Recogniser) -> dict[str, Any]:
         "rate": recogniser.rate,
         "frame_seconds": recogniser.frame_seconds,
         "edge_seconds": recipe.features.edge_seconds,
+        "letter_gap": letter_gap(recipe),
         "log_mel": log_mel_of(recipe.features),
     }
 

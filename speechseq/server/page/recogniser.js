@@ -57,6 +57,12 @@ function wordsOf(model, found, duration) {
   return words.filter((word) => word.confidence >= model.least_confidence);
 }
 
+/** Return by how many frames letters are told later than they can have been said. */
+function lateness({ letter_gap: most }, { starts, ends }, group) {
+  const gaps = group.slice(1).map((place, n) => starts[place] - ends[group[n]]);
+  return gaps.reduce((late, gap) => late + Math.max(gap - most, 0), 0);
+}
+
 function wordOf(model, found, group, duration) {
   const seconds = (frame) => {
     const time = Math.round(1000 * Math.max(frameStart(model, frame), 0));
@@ -68,7 +74,7 @@ function wordOf(model, found, group, duration) {
       group.map((position) => found.tokens[position]),
     ),
     start: seconds(found.starts[group[0]]),
-    end: seconds(found.ends[group.at(-1)]),
+    end: seconds(found.ends[group.at(-1)] - lateness(model, found, group)),
     confidence: Math.exp(mean(group.map((n) => Math.log(Math.max(found.confidences[n], Number.MIN_VALUE))))),
   };
 }
