@@ -1,6 +1,6 @@
 """Build a bundled model: train its recipe, measure it, and export it with its card.
 
-    python scripts/build_models.py digits [--run runs/digits_gone_on]
+    python scripts/build_models.py digits [--run runs/digits_final]
 
 An existing run folder is taken as it is. Writes speechseq/models/NAME.onnx and NAME.md.
 """
@@ -52,8 +52,8 @@ class Source:
 
 
 SOURCES = {
-    "digits": Source("fsdd/digits_gone_on", "test"),
-    "digits-live": Source("fsdd/one_direction", "test"),
+    "digits": Source("fsdd/digits_final", "test"),
+    "digits-live": Source("fsdd/one_direction_voices", "test"),
     "commands-en": Source("speech_commands/nine_classes", "canonical-test"),
     "commands-ar": Source("arabic_speech_commands/commands", "validation"),
     "commands-ar-small": Source("arabic_speech_commands/small", "validation"),
