@@ -57,9 +57,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Item:
-    """One utterance, as it was and as it was recognised."""
+    """One utterance, as it was and as it was recognised; `offset` is its start in the file, in s."""
 
     file: str
+    offset: float
     speaker: str
     reference: str
     hypothesis: str
@@ -175,6 +176,7 @@ def _reference(vocabulary: Vocabulary, utterance: Utterance) -> str:
 def _item(utterance: Utterance, reference: str, recognition: Recognition) -> Item:
     return Item(
         utterance.audio_filepath,
+        utterance.offset,
         utterance.speaker,
         reference,
         recognition.text,

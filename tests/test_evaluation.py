@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -197,6 +198,17 @@ def test_many_labels_are_not_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "MOST_LABELS", 2)
     assert measure(["one", "two"], ["one", "two"]).confusion is not None
     assert measure(["one", "two", "three"], ["one", "two", "three"]).confusion is None
+
+
+def test_items_of_one_file_are_told_apart() -> None:
+    whole = silence(3 * RATE, "one two")
+    parts = [
+        replace(whole, text=text, offset=offset, duration=1.0)
+        for text, offset in (("one", 0.5), ("two", 2.0))
+    ]
+    report = evaluate(cast(Recogniser, Parrot(WORDS, {RATE: "one"})), parts)
+    told = [(item["offset"], item["reference"]) for item in report.to_dict()["items"]]
+    assert told == [(0.5, "one"), (2.0, "two")]
 
 
 def test_items_keep_the_order_and_batches_are_bounded() -> None:

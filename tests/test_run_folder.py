@@ -88,6 +88,12 @@ def test_where_nothing_can_be_written_is_said_before_features_are_made(
             train(read_recipe(digit_recipe), run, device="cpu")
 
 
+def test_what_is_left_of_a_run_is_not_trained_into(copy: Path, digit_recipe: Path) -> None:
+    (copy / RUN_RECIPE).unlink()
+    with pytest.raises(ModelError, match="holds another run's checkpoints; name another folder"):
+        train(read_recipe(digit_recipe), copy, device="cpu")
+
+
 def test_metrics_that_a_disk_spoilt_go(copy: Path, call) -> None:
     metrics = copy / RUN_METRICS
     whole = metrics.read_bytes()

@@ -163,7 +163,7 @@ def test_further_seeds_are_no_further_clips(speakers: str) -> None:
     import study_levers
 
     items = tuple(
-        Item(f"{number}.wav", speakers[number % len(speakers)], "one", "one", 1.0)
+        Item(f"{number}.wav", 0.0, speakers[number % len(speakers)], "one", "one", 1.0)
         for number in range(60)
     )
     report, fewer = SimpleNamespace(items=items), np.array([1.0, 0.0, 0.0, -1.0, 0.0] * 12)

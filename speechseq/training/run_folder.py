@@ -32,6 +32,7 @@ from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recipe_file import parse_yaml
 from speechseq.recogniser import Recogniser
 from speechseq.tokens import Vocabulary
+from speechseq.training.checkpoint import has_checkpoint
 from speechseq.training.encoder import choose_device, load_network, torch_network
 
 VERSIONS = "versions.json"
@@ -215,12 +216,15 @@ def alone(run: Path) -> Iterator[None]:
 def refuse_run(run: Path) -> None:
     """Raise a ModelError where no run can be begun.
 
-    A run is there already, or a recipe that one would write over, or nothing can be written.
+    A run is there already, or what is left of one, or a recipe that one would write over, or
+    nothing can be written.
     """
     if holds_run(run):
         raise ModelError(f"{run}: holds a run already; name another with -o, or --resume it")
     if (run / RUN_RECIPE).exists():
         raise ModelError(f"{run}: holds a recipe that is no run's; name another folder with -o")
+    if has_checkpoint(run):  # --resume would take up what another run learnt
+        raise ModelError(f"{run}: holds another run's checkpoints; name another folder with -o")
     there = next(place for place in (run, *run.absolute().parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise ModelError(f"{there}: no folder that can be written to; name another with -o")
