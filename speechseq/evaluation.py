@@ -57,7 +57,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Item:
-    """One utterance, as it was and as it was recognised; `offset` is its start in the file, in s."""
+    """One utterance, as it was and was recognised; `offset` is where it begins in its file (s)."""
 
     file: str
     offset: float

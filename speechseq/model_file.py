@@ -117,6 +117,8 @@ def find_model(name: str | os.PathLike[str]) -> Path:
         raise ModelError(f"{path}: holds no {RUN_MODEL}; finish its training or export it")
     if path.is_file():
         return path
+    if path.parent.name == "runs":  # a bundled model of that name is another one
+        raise ModelError(f"{name}: no such run; train its recipe first, or name another model")
     raise ModelError(
         f"{name}: no such model file, run folder or bundled model"
         f"{nearest(str(name), bundled_names())}"

@@ -267,10 +267,11 @@ def _warnings(
     if not by_split["test"]:
         yield "no test split: there is too little; scores will be those chosen by, so optimistic"
     if classes and not any(u.text.startswith(NO_TEXT) for u in train):
-        noise = "" if "noise" in data else f", and recordings of noise ({NOISE}, or data.noise)"
+        noise = f", and recordings of noise (data.noise; beside folders of words, {NOISE})"
         yield (
-            f"every sound will be heard as one of these words; add a folder {UNKNOWN} of other "
-            f"speech, or data.others{noise}"
+            f"every sound will be heard as one of these words; add other speech with the text "
+            f"{UNKNOWN} (of folders, one of that name), or data.others"
+            f"{'' if 'noise' in data else noise}"
         )
     if classes:
         counts = Counter(u.text for u in train)

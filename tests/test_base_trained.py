@@ -79,7 +79,10 @@ def test_the_head_learns_while_the_encoder_is_frozen(
     base: Path, write_recipe, tmp_path: Path
 ) -> None:
     frozen = [f"training.base={base}", "training.epochs=8", "training.frozen_epochs=8"]
-    train(read_recipe(write_recipe("classes"), frozen), tmp_path / "run", device="cpu")
+    notes: list[str] = []
+    recipe = read_recipe(write_recipe("classes"), frozen)
+    train(recipe, tmp_path / "run", device="cpu", note=notes.append)
+    assert sum("mind: in all 8 epochs the new head learns alone" in note for note in notes) == 1
     history = rows(tmp_path / "run")
     assert history[-1]["loss"] < 0.8 * history[0]["loss"]
     assert_equal(encoder(weights(tmp_path / "run")), encoder(weights_of(str(base))[0], ""))

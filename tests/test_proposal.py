@@ -317,7 +317,7 @@ def test_where_nothing_stands_for_other_sounds_it_is_said(label: str, folder: Pa
         (folder / "low").rename(folder / label)
     said = [w for w in propose(folder, "mine").warnings if "every sound will be heard as" in w]
     assert len(said) == (not label)
-    assert all("add a folder _unknown_ of other speech, or data.others" in line for line in said)
+    assert all("other speech with the text _unknown_ (of folders, one of" in line for line in said)
 
 
 def test_of_few_clips_a_base_is_the_better_start(

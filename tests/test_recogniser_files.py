@@ -322,6 +322,8 @@ def test_what_is_not_a_model_is_named(tmp_path: Path) -> None:
         load(tmp_path)
     with pytest.raises(ModelError, match=r"nothing: no such model file, run folder or bundled"):
         load("nothing")
+    with pytest.raises(ModelError, match=r"runs/digits: no such run; train its recipe first"):
+        load("runs/digits")
     bad = tmp_path / "bad.onnx"
     bad.write_bytes(b"\x08\x07nothing of use")
     with pytest.raises(ModelError, match=r"bad.onnx: not a usable ONNX model"):

@@ -15,8 +15,10 @@ import torch
 
 from speechseq.errors import UsageError
 from speechseq.evaluation import Item
+from speechseq.model_file import BUNDLED, bundled_names, read_model
 from speechseq.recipe import Recipe, TrainingSettings
 from speechseq.recipe_checks import recipe_from_dict
+from speechseq.training.export import read_card
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SMALL = {
@@ -179,3 +181,16 @@ def test_a_table_stands_between_its_marks(tmp_path: Path) -> None:
     for _ in range(2):
         write_table(page, "| new |")
     assert page.read_text() == "before\n<!-- measured -->\n| new |\n<!-- end -->\nafter\n"
+
+
+@pytest.mark.parametrize("name", bundled_names())
+def test_a_bundled_model_says_what_its_card_beside_the_recipe_says(name: str) -> None:
+    import build_models
+
+    card = read_model(name).card
+    written = read_card(build_models.SOURCES[name].card)
+    assert {key: card[key] for key in written if key != "scores"} == {
+        key: text for key, text in written.items() if key != "scores"
+    }
+    page = (BUNDLED / f"{name}.md").read_text(encoding="utf-8")
+    assert page == build_models.markdown(card)

@@ -65,6 +65,12 @@ def preflight(ready: Ready, recipe: Recipe, *, network: SpeechNetwork, steps: in
     """Say what is about to be trained on what: data, label coverage, size."""
     yield from ready.says
     yield from unspeakable(recipe, ready.validation)
+    frozen, epochs = recipe.training.frozen_epochs, recipe.training.epochs
+    if frozen >= epochs:
+        yield (
+            f"mind: in all {epochs} epochs the new head learns alone (training.frozen_epochs "
+            f"{frozen}); lower it, or train longer"
+        )
     yield f"parameters: {parameters(network):,}; steps: {steps:,}"
 
 
