@@ -72,21 +72,45 @@ def test_other_data_are_scored_whole(call: Call, fails, run: Path, tmp_path: Pat
     assert "no utterance of split 'test'" in fails(2, *words, "--split", "test")
 
 
-def test_what_was_held_out_stays_so_where_data_moved(
-    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def two_tones(folder: Path) -> None:
+    """Twenty clips of two classes."""
     for label, hertz in (("low", 300.0), ("high", 900.0)):
-        (tmp_path / "mine" / label).mkdir(parents=True)
+        (folder / label).mkdir(parents=True)
         for number in range(10):
-            path = tmp_path / "mine" / label / f"{number}.wav"
-            write_wav(path, tone(hertz, 0.4, seed=number), RATE)
+            write_wav(folder / label / f"{number}.wav", tone(hertz, 0.4, seed=number), RATE)
+
+
+def train_on_mine(call: Call) -> None:
+    """Train the run `run` on the folder `mine`, a fifth of it held out."""
+    two_tones(Path("mine"))
     Path("r.yaml").write_text(
         "data: {corpus: folder, root: mine, tokens: classes, validation_fraction: 0.2}\n"
         "model: {head: classify, hidden: 4, layers: 1}\nfeatures: {rate: 8000, mels: 20}\n"
         "training: {epochs: 1}\n"
     )
     assert call("train", "r.yaml", "-o", "run", "--device", "cpu")[0] == 0
+
+
+def test_what_training_heard_of_other_data_is_said(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train_on_mine(call)
+    two_tones(Path("new"))
+    call("data", "prepare", "folder", "--root", "mine", "-o", "manifests")
+    (manifest,) = Path("manifests").iterdir()
+    heard = "mind: training heard 16 clips of {}, too"
+    folder = call("evaluate", "run", "--corpus", "folder", "--root", "mine")
+    assert folder[1].startswith("20 utterances") and heard.format("mine") in folder[2]
+    assert heard.format(manifest) in call("evaluate", "run", "--manifest", manifest)[2]
+    assert "mind" not in call("evaluate", "run", "--corpus", "folder", "--root", "new")[2]
+
+
+def test_what_was_held_out_stays_so_where_data_moved(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train_on_mine(call)
     Path("mine").rename("moved")
     held = call("evaluate", "run", "--root", "moved", "--split", "validation")[1]
     assert held.startswith("4 utterances")

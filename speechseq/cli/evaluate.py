@@ -72,39 +72,53 @@ def _evaluated(arguments: argparse.Namespace, recogniser: Recogniser) -> list[Ut
     from speechseq.manifest import of_split, read_split
     from speechseq.splits import load_split
 
+    settings, seed = recogniser.recipe.data, recogniser.recipe.seed
     if arguments.manifest:
-        return read_split(arguments.manifest, arguments.split or "", usual="test")
-    settings = recogniser.recipe.data
+        found = read_split(arguments.manifest, arguments.split or "", usual="test")
+        _mind_training(arguments, settings, seed, str(arguments.manifest), found)
+        return found
     corpus = CORPORA[arguments.corpus or settings.corpus]
     root = arguments.root or _root_of_run(Path(arguments.model), corpus.name)
     own = corpus.name == settings.corpus  # and not by --corpus and --root other data of that kind
     if own and (corpus.splits or not (arguments.corpus and arguments.root)):
         settings = dataclasses.replace(settings, root=root)
-        utterances = load_split(settings, arguments.split or "test", recogniser.recipe.seed)
-        if not corpus.splits:
-            _mind_training(settings, recogniser.recipe.seed, arguments.split or "test", utterances)
-        return utterances
+        split = arguments.split or "test"
+        found = load_split(settings, split, seed)
+        if split not in ("train", settings.train_split, "validation", settings.validation_split):
+            _mind_training(
+                arguments, settings, seed, split, found
+            )  # else parted by training itself
+        return found
     # Other data than the model was trained on: nothing of its splits was held out for training.
     options = {name: getattr(settings, name) for name in corpus.options}
     if corpus.splits:
         return corpus.utterances(arguments.split or "test", root=root, **options)
-    return of_split(
+    found = of_split(
         corpus.read(corpus.locate(root), **options), arguments.split or "", "test", where=root
     )
+    _mind_training(arguments, settings, seed, root, found)
+    return found
 
 
 def _mind_training(
-    settings: DataSettings, seed: int, split: str, utterances: Sequence[Utterance]
+    arguments: argparse.Namespace,
+    settings: DataSettings,
+    seed: int,
+    where: str,
+    utterances: Sequence[Utterance],
 ) -> None:
-    """Note what a split of one's own data shares with what was learnt from, if that is here.
+    """Note what one's own data share with those of one's own that were learnt from, if here.
 
-    Nobody but its owner parted it; a public corpus' splits are apart, and long to list again.
+    Nobody but their owner parted them; a public corpus' splits are apart, and long to list again.
     """
+    from speechseq.corpora import CORPORA
     from speechseq.manifest import shared_audio, shared_speakers
     from speechseq.splits import load_split
 
-    if split in ("train", settings.train_split, "validation", settings.validation_split):
-        return  # the same, or parted by training itself
+    if CORPORA[settings.corpus].splits:
+        return
+    root = settings.root or _root_of_run(Path(arguments.model), settings.corpus)
+    settings = dataclasses.replace(settings, root=root)
     try:
         learnt = load_split(settings, "train", seed)
     except SpeechseqError:
@@ -114,7 +128,7 @@ def _mind_training(
         "speakers": len(shared_speakers(utterances, learnt)),
     }
     if shared := " and ".join(f"{count} {what}" for what, count in counts.items() if count):
-        note(f"mind: training heard {shared} of {split}, too; new ones may be recognised worse")
+        note(f"mind: training heard {shared} of {where}, too; new ones may be recognised worse")
 
 
 def _root_of_run(run: Path, corpus: str) -> str:
