@@ -84,10 +84,9 @@ def _evaluated(arguments: argparse.Namespace, recogniser: Recogniser) -> list[Ut
         settings = dataclasses.replace(settings, root=root)
         split = arguments.split or "test"
         found = load_split(settings, split, seed)
+        # Its own splits training has parted itself.
         if split not in ("train", settings.train_split, "validation", settings.validation_split):
-            _mind_training(
-                arguments, settings, seed, split, found
-            )  # else parted by training itself
+            _mind_training(arguments, settings, seed, split, found)
         return found
     # Other data than the model was trained on: nothing of its splits was held out for training.
     options = {name: getattr(settings, name) for name in corpus.options}
