@@ -152,11 +152,11 @@ def main() -> None:
         refuse_existing(arguments.force, arguments.output)
         found = listed(
             Choice(
-                arguments.without,
-                arguments.only,
-                arguments.least,
-                arguments.most,
-                arguments.without_speakers,
+                without=arguments.without,
+                only=arguments.only,
+                least=arguments.least,
+                most=arguments.most,
+                without_speakers=arguments.without_speakers,
             )
         )
         if arguments.spelt:

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx2
 import numpy as np
+import pytest
 import soundfile
 from starlette.testclient import TestClient
 
@@ -205,3 +206,10 @@ def is_open(place: tuple[str, int]) -> bool:
     except ConnectionRefusedError:
         return False
     return True
+
+
+def lacks(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """Let a command find every package but one."""
+    monkeypatch.setattr(
+        "speechseq.cli.terminal.find_spec", lambda name: None if name == package else "there"
+    )

@@ -20,6 +20,7 @@ from served import (
     Held,
     answer_of,
     is_open,
+    lacks,
     live,
     metric,
     recogniser,
@@ -226,9 +227,7 @@ def test_what_is_wrong_is_said_before_anything_is_opened(refuses: Fails) -> None
 def test_a_missing_package_is_one_line(
     refuses: Fails, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
-    monkeypatch.setattr(
-        "speechseq.cli.terminal.find_spec", lambda name: None if name == package else "there"
-    )
+    lacks(monkeypatch, package)
     assert refuses(1) == (
         f"speechseq: serve: {package} is not installed; pip install '.[serve]' in the clone\n"
     )

@@ -13,6 +13,7 @@ from typing import BinaryIO, cast
 import pytest
 from conftest import Fails
 from connected import ROOT, SAMPLE, answers, in_chunks
+from served import lacks
 from wyoming.asr import Transcribe
 from wyoming.client import AsyncClient
 from wyoming.event import read_event, write_event
@@ -76,9 +77,7 @@ def test_what_is_wrong_is_one_line(refuses: Fails, monkeypatch: pytest.MonkeyPat
 def test_a_missing_package_is_one_line(
     refuses: Fails, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
-    monkeypatch.setattr(
-        "speechseq.cli.terminal.find_spec", lambda name: None if name == package else "there"
-    )
+    lacks(monkeypatch, package)
     assert refuses(1) == (
         f"speechseq: wyoming: {package} is not installed; pip install '.[wyoming]' in the clone\n"
     )
