@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -70,9 +71,9 @@ class Lexicon:
     Any number of words, none included, in any order, with one space between; without a space
     among the tokens, at most one word. Exact (Viterbi), all states of a frame at once.
 
-    The states are those of every word (its characters, with a blank between each two) and four
-    that all words share: blanks before the first word, blanks behind a word, the space, and
-    blanks behind the space.
+    The states are those of every word (its characters, with a blank between each two) and five
+    that all words share: blanks before the first word, blanks behind a word, the space, blanks
+    behind the space, and the last character of a word told before (see `after`).
 
     Source: Graves et al. 2006, with maximum in place of sum; Ney 1984, one-stage word loops.
     """
@@ -86,14 +87,18 @@ class Lexicon:
         self._vocabulary = vocabulary
         self._words = frozenset(vocabulary.words)
         words = [np.array(spelling) for spelling in spellings]
-        self._tokens = np.concatenate([*(_between_blanks(word) for word in words), [BLANK] * 4])
+        self._tokens = np.concatenate([*(_between_blanks(word) for word in words), [BLANK] * 5])
         self._size = len(self._tokens)
-        self._before, self._behind, self._space, self._after = range(self._size - 4, self._size)
+        self._shared = self._size - 5
+        shared = range(self._shared, self._size)
+        self._before, self._behind, self._space, self._after, self._late = shared
         self._spaced = " " in vocabulary.tokens
         if self._spaced:
             self._tokens[self._space] = vocabulary.tokens.index(" ")
         self._last = np.cumsum([2 * len(word) - 1 for word in words]) - 1
         self._first = np.append(0, self._last[:-1] + 1)
+        self._ends = np.append(self._last, self._late)
+        self._alone = frozenset(int(word[0]) for word in words if len(word) == 1)
         self._sources = self._arcs(words)
 
     def _arcs(self, words: Sequence[np.ndarray]) -> np.ndarray:
@@ -106,7 +111,7 @@ class Lexicon:
         states = np.arange(self._size)
         # A character may follow the one before it directly, unless the two are the same.
         direct = np.concatenate(
-            [*(np.repeat(np.append(False, w[1:] != w[:-1]), 2)[:-1] for w in words), [False] * 4]
+            [*(np.repeat(np.append(False, w[1:] != w[:-1]), 2)[:-1] for w in words), [False] * 5]
         )
         sources = np.stack([states, states - 1, np.where(direct, states - 2, none)])
         sources[1, self._first] = entry
@@ -116,38 +121,56 @@ class Lexicon:
         sources[1:, self._behind] = end, none
         sources[1:, self._space] = (end, self._behind) if self._spaced else (none, none)
         sources[1:, self._after] = (self._space, none) if self._spaced else (none, none)
+        # For one frame: a run of them would take in what a word begins with.
+        sources[:, self._late] = self._before, none, none
         return sources
 
-    def __call__(self, log_probs: np.ndarray) -> Hypothesis:
-        """Decode log-probabilities (frames, tokens)."""
+    def __call__(self, log_probs: np.ndarray, *, late: int = BLANK) -> Hypothesis:
+        """Decode log-probabilities (frames, tokens), behind a word that ended in `late`."""
         found = greedy(log_probs)
         # The best path of all is the lexicon's best, too, where it spells nothing but its words.
         text = "".join(self._vocabulary.tokens[token] for token in found.tokens)
         if not text or self._words.issuperset(text.split(" ")):
             return found
-        return _along(log_probs, self._tokens[self._best_path(log_probs.astype(np.float64))])
+        return _along(log_probs, self._best_path(log_probs.astype(np.float64), late))
 
-    def _best_path(self, log_probs: np.ndarray) -> np.ndarray:
-        """Return the state of each frame (frames,) on the best path."""
+    def _best_path(self, log_probs: np.ndarray, late: int) -> np.ndarray:
+        """Return the token of each frame (frames,) on the best path."""
         scores = np.full(self._size + 3, -np.inf)
         scores[self._before] = 0.0  # before the first frame, at no cost
         came_by = np.empty((len(log_probs), self._size), dtype=np.int8)  # one byte: texts are long
         gates = []
+        # What is a word by itself, or no character, ends none that was told before.
+        late_values = log_probs[:, late] if late not in (BLANK, *self._alone) else None
         for frame, values in enumerate(log_probs):
             entry = max((self._before, self._space, self._after), key=scores.__getitem__)
-            end = int(self._last[scores[self._last].argmax()])
+            end = int(self._ends[scores[self._ends].argmax()])
             gates.append({self._size + 1: entry, self._size + 2: end})
             scores[-2:] = scores[entry], scores[end]
             candidates = scores[self._sources]
             came_by[frame] = candidates.argmax(axis=0)
-            scores[: self._size] = candidates.max(axis=0) + values[self._tokens]
-        finals = np.append(self._last, [self._before, self._behind])
+            best = candidates.max(axis=0)
+            scores[: self._size] = best + values[self._tokens]
+            scores[self._late] = -np.inf if late_values is None else best[-1] + late_values[frame]
+        finals = np.append(self._ends, [self._before, self._behind])
         path = np.empty(len(log_probs), dtype=np.int64)
         path[-1] = finals[scores[finals].argmax()]
         for frame in range(len(log_probs) - 1, 0, -1):
             source = int(self._sources[came_by[frame, path[frame]], path[frame]])
             path[frame - 1] = gates[frame].get(source, source)
-        return path
+        if self._late in path:  # that word was told: nothing of it, nor its space, is told again
+            in_word = path < self._shared
+            path[: in_word.argmax() if in_word.any() else None] = self._before
+        return self._tokens[path]
+
+
+def after(decode: Decoder, token: int) -> Decoder:
+    """Return the decoder of what follows a word that was told, of which `token` was the last.
+
+    A network may be certain of a word's last character as late as just before the next word.
+    Where that is behind a pause the word was told in, a lexicon takes it for no word of its own.
+    """
+    return partial(decode, late=token) if isinstance(decode, Lexicon) else decode
 
 
 def _between_blanks(word: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from speechseq.audio import check_samples
-from speechseq.decoding import Decoder, Hypothesis
+from speechseq.decoding import Decoder, Hypothesis, after
 from speechseq.recognition import Recognition, Word, WordFinder, text_of
 from speechseq.segments import Confidence, Segment
 from speechseq.stream_frames import Frames
@@ -25,6 +25,9 @@ PIECE_SECONDS = 10.0
 
 MOST_SECONDS = 60.0
 """Frames without the end of a word are kept so long; then what was decoded of them is sure."""
+
+SEEN = 0.5
+"""How probable a word's last token is, on average over its frames, where it was seen."""
 
 
 class Resampler:
@@ -61,13 +64,14 @@ class Settler:
     Frames are decoded behind the last cut only, and cut at the last end of a word: at a space, or
     behind a token, where tokens are words. A decoder that takes each frame's best token is never
     wrong there; another one is given SETTLE_SECONDS more, as the best path of all goes through
-    that space if it still does by then. `resting` tells whether nothing was said since a pause.
+    that space if it still does by then. Behind a cut in a pause the last token of the word before
+    it may come yet. `resting` tells whether nothing was said since a pause.
     """
 
     def __init__(
         self, vocabulary: Vocabulary, decode: Decoder, frame_seconds: float, *, freely: bool
     ):
-        self._decode = decode
+        self._decode = self._behind = decode
         self._space = vocabulary.space
         self._by_word = vocabulary.kind != "characters"
         self._settle = 1 if freely else max(round(SETTLE_SECONDS / frame_seconds), 1)
@@ -82,19 +86,25 @@ class Settler:
         if not len(frames):
             return []
         self._pending = np.concatenate([self._pending, frames])
-        found = self._decode(self._pending)
+        found = self._behind(self._pending)
         size = len(self._pending)
         silent = size - (found.ends[-1] if found.ends else 0)
         if silent >= self._pause:
             self.resting = True
-            return [self._take(size - silent // 2, size - silent // 2)]
+            segment = self._take(size - silent // 2, size - silent // 2)
+            self._behind = self._after(segment.hypothesis)
+            return [segment]
         self.resting = self.resting and not found.tokens
         ends = self._word_ends(found, size - self._settle)
         if size >= self._most and not ends:
             goes_on = found.tokens and found.ends[-1] == size and found.starts[-1]
             cut = found.starts[-1] if goes_on else size  # half a token would be said twice
             ends = [(cut, cut)]
-        return [self._take(*ends[-1])] if ends else []
+        if not ends:
+            return []
+        segment = self._take(*ends[-1])
+        self._behind = self._decode
+        return [segment]
 
     def finish(self, frames: np.ndarray) -> list[Segment]:
         """Take the last frames; return the rest."""
@@ -105,15 +115,22 @@ class Settler:
     def unsure(self, frames: np.ndarray) -> Segment:
         """Decode what is not sure yet, and frames that may still change."""
         pending = np.concatenate([self._pending, frames])
-        found = _moved(self._decode(pending), self._first)
+        found = _moved(self._behind(pending), self._first)
         return Segment(found, self._first, self._first + len(pending))
 
     def _take(self, stop: int, go_on: int) -> Segment:
         """Cut off the frames before `stop`; the next to be decoded is `go_on`."""
-        found = _moved(self._decode(self._pending[:stop]), self._first)
+        found = _moved(self._behind(self._pending[:stop]), self._first)
         segment = Segment(found, self._first, self._first + stop)
         self._first, self._pending = self._first + go_on, self._pending[go_on:]
         return segment
+
+    def _after(self, told: Hypothesis) -> Decoder:
+        """Return the decoder of what follows a pause: a last token not seen there may come yet."""
+        if not told.tokens:
+            return self._behind
+        seen = told.token_confidences[-1] >= SEEN
+        return self._decode if seen else after(self._decode, told.tokens[-1])
 
     def _word_ends(self, found: Hypothesis, last: int) -> list[tuple[int, int]]:
         """Return the spaces that end by frame `last`; where tokens are words, their ends."""

@@ -72,6 +72,8 @@ def test_a_stopped_run_is_taken_up(call: Call, recipe: Path, tmp_path: Path) -> 
     code, out, err = call("train", "--resume", place)
     assert (code, out) == (0, f"{place / 'model.onnx'}\n")
     assert "resumed at epoch 1, step 2/6" in err
+    code, out, err = call("train", "--resume", place)
+    assert code == 0 and "resumed behind the last epoch, step 6/6" in err
 
 
 def test_what_to_train_is_said_once(fails: Callable[..., str], recipe: Path, run: Path) -> None:

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechseq.decoding import DECODERS, Decoder, Lexicon, best_class, decoder_for, greedy
+from speechseq.decoding import (
+    DECODERS,
+    Decoder,
+    Lexicon,
+    after,
+    best_class,
+    decoder_for,
+    greedy,
+)
 from speechseq.errors import DataError, UsageError
 from speechseq.tokens import BLANK, BLANK_TOKEN, Vocabulary
 
@@ -156,9 +164,51 @@ def test_lexicon_finds_the_best_of_all_its_paths(name: str, seed: int, frames: i
     text = text_of(vocabulary, found.tokens)
     assert not text or set(text.split(" ")) <= set(vocabulary.words)
     if text and text != text_of(vocabulary, greedy(log_probs).tokens):
-        states = lexicon._tokens[lexicon._best_path(log_probs)]
-        score = log_probs[np.arange(frames), states].sum()
+        score = log_probs[np.arange(frames), lexicon._best_path(log_probs, BLANK)].sum()
         assert score == pytest.approx(best_by_trying_all(log_probs, vocabulary))
+
+
+def best_text_behind(log_probs: np.ndarray, vocabulary: Vocabulary, late: int) -> str:
+    """Return what the best of all paths tells, where `late` may be seen once before all words."""
+    best, told = -np.inf, ""
+    frames, tokens = log_probs.shape
+    alone = vocabulary.tokens[late] in vocabulary.words
+    for path in itertools.product(range(tokens), repeat=frames):
+        text = text_of(vocabulary, [token for token, _, _ in collapse(list(path))])
+        fits = not text or set(text.split(" ")) <= set(vocabulary.words)
+        begin = next((frame for frame, token in enumerate(path) if token != BLANK), frames)
+        if not fits and path[begin] == late and not alone:
+            rest = [token for token, _, _ in collapse(list(path[begin + 1 :]))]
+            text = text_of(vocabulary, rest)
+            fits = not text or (text[0] == " " and set(text[1:].split(" ")) <= {*vocabulary.words})
+        score = log_probs[np.arange(frames), list(path)].sum()
+        if fits and score > best:
+            best, told = score, text.strip()
+    return told
+
+
+@pytest.mark.parametrize("name", LEXICA)
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**32), frames=st.integers(1, 6), number=st.integers(0, 2))
+def test_lexicon_tells_nothing_of_a_late_character(
+    name: str, seed: int, frames: int, number: int
+) -> None:
+    vocabulary = LEXICA[name]
+    late = 1 + number % (len(vocabulary) - 1)
+    if vocabulary.tokens[late] == " ":
+        return
+    log_probs = random_log_probs(seed, frames, len(vocabulary))
+    found = after(Lexicon(vocabulary), late)(log_probs)
+    assert text_of(vocabulary, found.tokens) == best_text_behind(log_probs, vocabulary, late)
+
+
+def test_a_late_character_is_for_a_lexicon_alone() -> None:
+    assert after(greedy, 2) is greedy
+    late = on_path([BLANK, 2, BLANK, 1, 3, BLANK], tokens=4)
+    lexicon = Lexicon(LEXICA["repeats"])
+    assert text_of(LEXICA["repeats"], after(lexicon, 2)(late).tokens) == "b"
+    assert after(lexicon, 2)(late).starts == (4,)
+    assert text_of(LEXICA["repeats"], lexicon(late).tokens) != "b"
 
 
 def test_lexicon_mends_a_spelling() -> None:

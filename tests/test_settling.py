@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_decoding import on_path
 from test_segments import paths, spelt
 from test_streaming import LETTERS, blocks
 
 from speechseq.decoding import decoder_for, greedy
 from speechseq.segments import Segment
 from speechseq.streaming import PAUSE_SECONDS, Settler
-from speechseq.tokens import BLANK_TOKEN, Vocabulary
+from speechseq.tokens import BLANK, BLANK_TOKEN, Vocabulary
 
 WORDS = Vocabulary("words", (BLANK_TOKEN, "left", "right"))
 
@@ -97,6 +98,34 @@ def test_a_pause_ends_a_word_and_an_utterance(decoder: str) -> None:
     assert not cut.resting
     (last,) = cut.finish(silence[:0])
     assert last.hypothesis.starts == (21 * PAUSE + 2, 21 * PAUSE + 3)
+
+
+ONE_TWO = Vocabulary("characters", (BLANK_TOKEN, " ", *"enotw"), ("one", "two"))
+
+
+def certain(text: str, *, faint: str = "") -> np.ndarray:
+    """Return frames of letters, each sure, then of a pause, whose first may be a `faint` one."""
+    path = [ONE_TWO.tokens.index(letter) for letter in text] + [BLANK] * (PAUSE + 1)
+    log_probs = on_path(path, tokens=len(ONE_TWO))
+    if faint:
+        log_probs[len(text), ONE_TWO.tokens.index(faint)] = np.log(0.1)
+    return log_probs
+
+
+def test_a_last_letter_behind_a_pause_is_no_word_more() -> None:
+    cut = settler(ONE_TWO, "lexicon")
+    assert text_of(cut.hear(certain("on", faint="e")), ONE_TWO) == "one"
+    assert text_of(cut.hear(certain("e")), ONE_TWO) == ""
+    assert cut.resting
+    assert text_of(settled(cut, certain("e two one"), [1]), ONE_TWO) == "two one"
+
+
+def test_a_last_letter_that_was_seen_comes_no_more() -> None:
+    cut = settler(ONE_TWO, "lexicon")
+    assert text_of(cut.hear(certain("two")), ONE_TWO) == "two"
+    weak = certain("on", faint="e")
+    weak[1] = np.log([0.6, 0.02, 0.02, 0.3, 0.02, 0.02, 0.02])  # not much of an n
+    assert text_of(cut.hear(weak), ONE_TWO) == "one"
 
 
 @pytest.mark.parametrize("seed", range(6))

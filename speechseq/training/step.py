@@ -297,8 +297,9 @@ class Training:
         )
         if self.scaler.is_enabled() and self.progress.scaler:
             self.scaler.load_state_dict(self.progress.scaler)
-        at = f"epoch {self.progress.epoch + 1}, step {self.progress.step}/{self.steps}"
-        self.note(f"resumed at {at}")
+        over = self.progress.epoch >= self.recipe.training.epochs
+        at = "behind the last epoch" if over else f"at epoch {self.progress.epoch + 1}"
+        self.note(f"resumed {at}, step {self.progress.step}/{self.steps}")
 
 
 BLANK_EPOCHS = 5
