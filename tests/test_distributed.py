@@ -163,6 +163,6 @@ def test_a_restart_takes_up_its_own_run_and_no_other(
     notes: list[str] = []
     same = read_recipe(write_recipe(), settings)
     train(same, tmp_path / "run", device="cpu", note=notes.append)
-    assert any("resumed at epoch 2" in note for note in notes)
+    assert any("resumed behind the last epoch" in note for note in notes)
     with pytest.raises(ModelError, match="holds a run already"):
         train(dataclasses.replace(same, seed=7), tmp_path / "run", device="cpu")
