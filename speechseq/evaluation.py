@@ -14,6 +14,7 @@ import numpy as np
 from speechseq.errors import AudioError, DataError
 from speechseq.manifest import Utterance, read_utterance
 from speechseq.metrics import (
+    ONE,
     ClassScore,
     accuracy,
     character_errors,
@@ -251,6 +252,8 @@ def report_text(report: Report) -> str:
 def _score_line(name: str, score: Score) -> str:
     if not score.resampled and score.value:
         return f"{name} {100 * score.value:.2f} %  (the references hold nothing to be missed)"
+    if score.resampled == ONE:
+        return f"{name} {100 * score.value:.2f} %  (one utterance says nothing of others: no interval)"
     exact = score.resampled in ("", "nothing")
     over = "exact, utterances" if exact else f"over {score.resampled}"
     return (

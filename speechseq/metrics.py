@@ -12,6 +12,9 @@ import numpy as np
 LEAST_GROUPS = 3
 """Fewer speakers than this say nothing about other speakers; utterances are resampled instead."""
 
+ONE = "one utterance"
+"""What `resampled` returns where no more than this holds anything."""
+
 
 @dataclass(frozen=True)
 class ErrorCounts:
@@ -105,12 +108,15 @@ def per_class(references: Sequence[str], hypotheses: Sequence[str]) -> list[Clas
 def resampled(errors: Sequence[float], totals: Sequence[float], groups: Sequence[str] = ()) -> str:
     """Return what `interval` resamples: speakers or utterances.
 
-    "nothing" where its bounds are exact, "" where there is nothing that could be wrong.
+    "nothing" where its bounds are exact, "" where there is nothing that could be wrong, ONE where
+    one utterance is all there is, which says nothing of others.
     """
     if not sum(totals):
         return ""
     if not any(errors) or list(errors) == list(totals):
         return "nothing"
+    if np.count_nonzero(totals) == 1:
+        return ONE
     return "speakers" if len(set(groups) - {""}) >= LEAST_GROUPS else "utterances"
 
 
@@ -129,7 +135,8 @@ def interval(
     one speaker's utterances fail together, and beside them those whose speaker is ''. A resample
     with a total of 0 is drawn anew. Without a single error a bootstrap cannot see that there might
     have been one: the upper end is then the exact binomial bound over utterances that hold
-    anything; likewise the lower end where all is wrong.
+    anything; likewise the lower end where all is wrong. One utterance, partly wrong, leaves all
+    rates possible.
 
     Source: Bisani and Ney 2004, bootstrap estimates for ASR; Clopper and Pearson 1934.
     """
@@ -137,6 +144,8 @@ def interval(
     over = resampled(errors, totals, groups)
     if not over:
         return 0.0, 1.0
+    if over == ONE:
+        return 0.0, max(1.0, float(pairs[0].sum() / pairs[1].sum()))
     if over == "nothing":
         exact = 1 - ((1 - level) / 2) ** (1 / np.count_nonzero(pairs[1]))
         return (1 - exact, 1.0) if pairs[0].any() else (0.0, exact)

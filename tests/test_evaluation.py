@@ -150,6 +150,12 @@ def test_references_without_a_word_can_only_be_added_to(heard: str) -> None:
     assert line.endswith("(the references hold nothing to be missed)")
 
 
+def test_one_utterance_has_no_interval() -> None:
+    lines = report_text(measure(["one two"], ["one"])).splitlines()
+    assert "WER 50.00 %  (one utterance says nothing of others: no interval)" in lines
+    assert any(line.startswith("accuracy 0.00 %  (95 % interval 0.00–97.50") for line in lines)
+
+
 def test_speakers_are_resampled_where_they_are_known() -> None:
     said, heard = ["one"] * 8, ["one"] * 6 + ["two"] * 2
     known = measure(said, heard, speakers=list("aabbccdd"))

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from speechseq.metrics import (
     LEAST_GROUPS,
+    ONE,
     ErrorCounts,
     accuracy,
     character_errors,
     confusion,
     interval,
     per_class,
+    resampled,
     total_rate,
     word_errors,
 )
@@ -138,6 +140,13 @@ def test_speakers_that_fail_together_widen_the_interval() -> None:
     alone = interval(wrong, [1.0] * 300)
     together = interval(wrong, [1.0] * 300, speakers)
     assert together[1] - together[0] > 2 * (alone[1] - alone[0])
+
+
+def test_one_utterance_leaves_every_rate_possible() -> None:
+    assert resampled([1.0], [5.0]) == resampled([0.0, 1.0], [0.0, 5.0]) == ONE
+    assert interval([1.0], [5.0]) == (0.0, 1.0)
+    assert interval([7.0], [5.0]) == (0.0, 1.4)
+    assert resampled([0.0], [5.0]) == resampled([5.0], [5.0]) == "nothing"
 
 
 def test_too_few_speakers_are_not_resampled() -> None:
