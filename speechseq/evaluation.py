@@ -250,16 +250,14 @@ def report_text(report: Report) -> str:
 
 
 def _score_line(name: str, score: Score) -> str:
+    value = f"{name} {100 * score.value:.2f} %  "
     if not score.resampled and score.value:
-        return f"{name} {100 * score.value:.2f} %  (the references hold nothing to be missed)"
+        return f"{value}(the references hold nothing to be missed)"
     if score.resampled == ONE:
-        return f"{name} {100 * score.value:.2f} %  (one utterance says nothing of others: no interval)"
+        return f"{value}(one utterance says nothing of others: no interval)"
     exact = score.resampled in ("", "nothing")
     over = "exact, utterances" if exact else f"over {score.resampled}"
-    return (
-        f"{name} {100 * score.value:.2f} %  "
-        f"(95 % interval {100 * score.low:.2f}–{100 * score.high:.2f}, {over})"
-    )
+    return f"{value}(95 % interval {100 * score.low:.2f}–{100 * score.high:.2f}, {over})"
 
 
 def _class_lines(classes: Sequence[ClassScore]) -> list[str]:
