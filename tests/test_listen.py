@@ -144,6 +144,7 @@ class Library:
         self.own_rate = own_rate
         self.then = then
         self.only_own = False
+        self.status: Any = 0
         self.opened: dict[str, Any] = {}
 
     def query_devices(self, device: Any = None, kind: str = "") -> Any:
@@ -172,7 +173,7 @@ class _Opened:
         buffer = np.zeros((size, 1), np.float32)  # PortAudio uses one again and again
         for at in range(0, len(self._library.samples) - size + 1, size):
             buffer[:, 0] = self._library.samples[at : at + size]
-            call(buffer, size, None, 0)
+            call(buffer, size, None, self._library.status)
         self._library.then()
 
     def __exit__(self, *_: object) -> None:
@@ -205,6 +206,19 @@ def test_a_microphone_is_heard_until_it_is_gone(
     assert last == "speechseq: microphone Own: gives nothing; see that it is plugged in"
     assert library.opened["closed"]
     assert (library.opened["samplerate"], library.opened["channels"]) == (RATE, 1)
+
+
+def test_sound_that_the_system_lost_is_told_once(
+    call: Call, plugged: Callable[..., Library], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(microphone, "BEHIND_SECONDS", 1e9)
+    library = plugged()
+    for overflow, told in ((False, 0), (True, 1)):
+        library.status = types.SimpleNamespace(input_overflow=overflow)
+        code, out, err = call("listen", "--latency", "1000")
+        assert (code, out) == (1, "seven zero eight\n")
+        lost = "listen: the system lost sound of the microphone; end what else computes"
+        assert err.splitlines().count(lost) == told
 
 
 def test_a_microphone_of_another_rate_is_resampled(

@@ -47,6 +47,7 @@ class Microphone:
         self._own_rate = round(found["default_samplerate"])
         self._heard: queue.Queue[np.ndarray] = queue.Queue()
         self._resample: Resampler | None = None
+        self._lost = False
 
     def blocks(self, rate: int) -> Iterator[np.ndarray]:
         """Yield what is heard in blocks (samples,) of float32 at `rate`, for ever.
@@ -65,7 +66,7 @@ class Microphone:
                 blocksize=round(BLOCK_SECONDS * found),
                 channels=1,
                 dtype="float32",
-                callback=lambda samples, *_: self._heard.put(samples[:, 0].copy()),
+                callback=self._hear,
             ):
                 yield from map(self._resample, self._taken())
         except self._library.PortAudioError as error:
@@ -81,9 +82,14 @@ class Microphone:
                 yield self._resample(self._heard.get())
             yield self._resample.finish()
 
+    def _hear(self, samples: np.ndarray, frames: int, time: Any, status: Any) -> None:
+        """Take samples (frames, 1) from PortAudio, in its own thread: nothing here may wait."""
+        self._lost = self._lost or bool(status and status.input_overflow)
+        self._heard.put(samples[:, 0].copy())
+
     def _taken(self) -> Iterator[np.ndarray]:
-        """Yield blocks as they come; say once that they come faster than they are taken."""
-        told = False
+        """Yield blocks as they come; say once that they come too fast, or that some are lost."""
+        told = told_lost = False
         while True:
             try:
                 yield self._heard.get(timeout=SILENT_SECONDS)
@@ -94,6 +100,9 @@ class Microphone:
             if not told and self._heard.qsize() * BLOCK_SECONDS > BEHIND_SECONDS:
                 note("listen: too slow to keep up; a longer --latency takes less computing")
                 told = True
+            if self._lost and not told_lost:
+                note("listen: the system lost sound of the microphone; end what else computes")
+                told_lost = True
 
     def _takes(self, rate: int) -> bool:
         """Tell whether the system gives this rate: to resample here takes up to 0.15 s more."""
