@@ -65,6 +65,10 @@ def mean_confidence(confidences: Sequence[float], weights: Sequence[int] | None 
     return float(np.exp(np.average(logs, weights=weights)))
 
 
+_SHARED = 5
+"""States of a `Lexicon` that all its words share."""
+
+
 class Lexicon:
     """Decode into the vocabulary's words and no others: the best path that spells them.
 
@@ -87,9 +91,11 @@ class Lexicon:
         self._vocabulary = vocabulary
         self._words = frozenset(vocabulary.words)
         words = [np.array(spelling) for spelling in spellings]
-        self._tokens = np.concatenate([*(_between_blanks(word) for word in words), [BLANK] * 5])
+        self._tokens = np.concatenate(
+            [*(_between_blanks(word) for word in words), [BLANK] * _SHARED]
+        )
         self._size = len(self._tokens)
-        self._shared = self._size - 5
+        self._shared = self._size - _SHARED
         shared = range(self._shared, self._size)
         self._before, self._behind, self._space, self._after, self._late = shared
         self._spaced = " " in vocabulary.tokens
@@ -111,7 +117,10 @@ class Lexicon:
         states = np.arange(self._size)
         # A character may follow the one before it directly, unless the two are the same.
         direct = np.concatenate(
-            [*(np.repeat(np.append(False, w[1:] != w[:-1]), 2)[:-1] for w in words), [False] * 5]
+            [
+                *(np.repeat(np.append(False, w[1:] != w[:-1]), 2)[:-1] for w in words),
+                [False] * _SHARED,
+            ]
         )
         sources = np.stack([states, states - 1, np.where(direct, states - 2, none)])
         sources[1, self._first] = entry
@@ -140,8 +149,10 @@ class Lexicon:
         scores[self._before] = 0.0  # before the first frame, at no cost
         came_by = np.empty((len(log_probs), self._size), dtype=np.int8)  # one byte: texts are long
         gates = []
+        tokens = self._tokens.copy()
+        tokens[self._late] = late
         # What is a word by itself, or no character, ends none that was told before.
-        late_values = log_probs[:, late] if late not in (BLANK, *self._alone) else None
+        none_is_late = late in (BLANK, *self._alone)
         for frame, values in enumerate(log_probs):
             entry = max((self._before, self._space, self._after), key=scores.__getitem__)
             end = int(self._ends[scores[self._ends].argmax()])
@@ -149,9 +160,9 @@ class Lexicon:
             scores[-2:] = scores[entry], scores[end]
             candidates = scores[self._sources]
             came_by[frame] = candidates.argmax(axis=0)
-            best = candidates.max(axis=0)
-            scores[: self._size] = best + values[self._tokens]
-            scores[self._late] = -np.inf if late_values is None else best[-1] + late_values[frame]
+            scores[: self._size] = candidates.max(axis=0) + values[tokens]
+            if none_is_late:
+                scores[self._late] = -np.inf
         finals = np.append(self._ends, [self._before, self._behind])
         path = np.empty(len(log_probs), dtype=np.int64)
         path[-1] = finals[scores[finals].argmax()]

@@ -91,20 +91,14 @@ class Settler:
         silent = size - (found.ends[-1] if found.ends else 0)
         if silent >= self._pause:
             self.resting = True
-            segment = self._take(size - silent // 2, size - silent // 2)
-            self._behind = self._after(segment.hypothesis)
-            return [segment]
+            return [self._take(size - silent // 2, size - silent // 2, pause=True)]
         self.resting = self.resting and not found.tokens
         ends = self._word_ends(found, size - self._settle)
         if size >= self._most and not ends:
             goes_on = found.tokens and found.ends[-1] == size and found.starts[-1]
             cut = found.starts[-1] if goes_on else size  # half a token would be said twice
             ends = [(cut, cut)]
-        if not ends:
-            return []
-        segment = self._take(*ends[-1])
-        self._behind = self._decode
-        return [segment]
+        return [self._take(*ends[-1])] if ends else []
 
     def finish(self, frames: np.ndarray) -> list[Segment]:
         """Take the last frames; return the rest."""
@@ -118,11 +112,12 @@ class Settler:
         found = _moved(self._behind(pending), self._first)
         return Segment(found, self._first, self._first + len(pending))
 
-    def _take(self, stop: int, go_on: int) -> Segment:
+    def _take(self, stop: int, go_on: int, *, pause: bool = False) -> Segment:
         """Cut off the frames before `stop`; the next to be decoded is `go_on`."""
         found = _moved(self._behind(self._pending[:stop]), self._first)
         segment = Segment(found, self._first, self._first + stop)
         self._first, self._pending = self._first + go_on, self._pending[go_on:]
+        self._behind = self._after(found) if pause else self._decode
         return segment
 
     def _after(self, told: Hypothesis) -> Decoder:
