@@ -31,16 +31,17 @@ enter erase rubout repeat start stop go help yes no
 KINDS = tuple(line.split() for line in _KINDS.strip().splitlines())
 """Words of which any may stand where another does."""
 
+KIND_OF = {word: kind for kind in KINDS for word in kind}
+
 KEPT = 0.5
 """Share of sentences that stay as they are."""
 
 
 def vary(sentence: str, known: frozenset[str], chance: random.Random) -> str:
     """Return the sentence with another word of its kind, out of `known`, for each word."""
-    kind_of = {word: kind for kind in KINDS for word in kind}
     return " ".join(
-        chance.choice([other for other in kind_of[word] if other in known])
-        if word in kind_of
+        chance.choice([other for other in KIND_OF[word] if other in known])
+        if word in KIND_OF
         else word
         for word in sentence.split()
     )

@@ -19,7 +19,7 @@ import numpy as np
 from command_line import one_line_errors, parser_of
 
 from speechseq.audio import read_audio
-from speechseq.compose import Composition, write_strings
+from speechseq.compose import Composition, compose, write_strings
 from speechseq.corpora import CORPORA
 from speechseq.corpora.clips import clips_in
 from speechseq.corpora.fsdd import WORDS
@@ -59,7 +59,8 @@ def strings(work: Path, rate: int, snr_db: float | None) -> list[Utterance]:
     manifest = folder / "strings.jsonl"
     if not manifest.exists():
         how = Composition(snr_db=snr_db)
-        write_strings(CORPORA["fsdd"].utterances("test"), folder, rate, how, noises(rate))
+        digits = CORPORA["fsdd"].utterances("test")
+        write_strings(compose(digits, rate, how, noises(rate)), folder, rate)
     return read_manifest(manifest)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from command_line import natural, one_line_errors, parser_of
 
-from speechseq.compose import Composition, compose
+from speechseq.compose import Composition, String, compose
 from speechseq.corpora import CORPORA
 from speechseq.errors import UsageError
 from speechseq.metrics import interval, total_rate, word_errors
@@ -31,9 +31,6 @@ from speechseq.recognition import Listener
 
 LATENCIES_MS = (math.inf, 2000.0, 1000.0, 500.0, 300.0, 200.0, 100.0, 40.0, 0.0)
 BLOCK_SECONDS = 0.02
-
-String = tuple[np.ndarray, str, str]
-"""Samples, text, speaker."""
 
 
 @dataclass(frozen=True)

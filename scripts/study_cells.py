@@ -21,7 +21,7 @@ import torch
 from command_line import natural, one_line_errors, parser_of
 from runs import cost, trained, write_table
 
-from speechseq.compose import Composition, write_strings
+from speechseq.compose import Composition, compose, write_strings
 from speechseq.corpora import CORPORA
 from speechseq.evaluation import Score, evaluate
 from speechseq.manifest import Utterance, read_manifest, read_utterance, write_manifest
@@ -90,7 +90,7 @@ def _compose(
         strings=count, shortest=digits, longest=digits, gap_seconds=(0.0, 0.1), seed=seed
     )
     shutil.rmtree(folder / split, ignore_errors=True)  # of a study that was stopped there
-    manifest = write_strings(clips, folder / split, RATE, how)
+    manifest = write_strings(compose(clips, RATE, how), folder / split, RATE)
     found = [replace(u, text=u.text.split()[0], split=split) for u in read_manifest(manifest)]
     write_manifest(target, found)
 

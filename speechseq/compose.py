@@ -39,20 +39,18 @@ class Composition:
     seed: int = 0
 
 
-def write_strings(
-    utterances: Sequence[Utterance],
-    folder: Path,
-    rate: int,
-    settings: Composition,
-    noises: Sequence[np.ndarray] = (),
-) -> Path:
-    """Write composed strings as wav files and their manifest; return the manifest's path.
+String = tuple[np.ndarray, str, str]
+"""Samples, text, speaker."""
+
+
+def write_strings(strings: Iterable[String], folder: Path, rate: int, split: str = "test") -> Path:
+    """Write strings as wav files and their manifest, all of `split`; return the manifest's path.
 
     All of it appears in `folder` once it is whole.
 
     Raises:
-        DataError: `folder` holds files already, cannot be written, or there is nothing to compose.
-        AudioError: an utterance cannot be read.
+        DataError: `folder` holds files already or cannot be written.
+        SpeechseqError: as the strings that are taken.
     """
     with writing(folder):
         there = os.path.lexists(folder)
@@ -63,7 +61,7 @@ def write_strings(
     try:
         with writing(folder):
             staging.mkdir(parents=True)
-        _write_into(staging, compose(utterances, rate, settings, noises), rate)
+        _write_into(staging, strings, rate, split)
         with writing(folder):
             if there:
                 for path in sorted(staging.iterdir()):  # the manifest comes last
@@ -75,13 +73,13 @@ def write_strings(
     return folder / MANIFEST_NAME
 
 
-def _write_into(folder: Path, strings: Iterable[tuple[np.ndarray, str, str]], rate: int) -> None:
+def _write_into(folder: Path, strings: Iterable[String], rate: int, split: str) -> None:
     written = []
     for number, (samples, text, speaker) in enumerate(strings):
         path = folder / f"{number:05d}.wav"
         with writing(path):
             write_wav(path, samples, rate)
-        written.append(Utterance(path.name, len(samples) / rate, text, speaker, split="test"))
+        written.append(Utterance(path.name, len(samples) / rate, text, speaker, split=split))
     write_manifest(folder / MANIFEST_NAME, written)
 
 
@@ -90,9 +88,11 @@ def compose(
     rate: int,
     settings: Composition,
     noises: Sequence[np.ndarray] = (),
-) -> Iterator[tuple[np.ndarray, str, str]]:
-    """Yield strings as (samples, text, speaker). The same seed gives the same strings; with another
-    `snr_db` they are the same strings in more or less of the same noise.
+) -> Iterator[String]:
+    """Yield strings of random utterances of one speaker.
+
+    The same seed gives the same strings; with another `snr_db` they are the same strings in more
+    or less of the same noise.
 
     Raises:
         DataError: no utterances, or an `snr_db` without `noises`.
@@ -112,19 +112,34 @@ def compose(
         count = int(rng.integers(settings.shortest, settings.longest + 1))
         own = by_speaker[speaker]
         chosen = [own[n] for n in rng.integers(len(own), size=count)]
-        speech, power = _string([read_utterance(u, rate) for u in chosen], rate, settings, rng)
-        level = 10 ** (rng.uniform(*settings.level_db) / 20) / max(np.sqrt(power), 1e-9)
-        samples = speech * level
-        if settings.snr_db is not None:
-            noise = _stretch(noises[int(rng.integers(len(noises)))], len(speech), rng)
-            wanted = power * level**2 * 10 ** (-settings.snr_db / 10)
-            samples = samples + noise * np.sqrt(wanted / max(np.mean(noise**2), 1e-12))
-        peak = np.abs(samples).max()
         text = " ".join(u.text for u in chosen if u.text not in NO_TEXT)
-        yield (samples / max(peak, 1.0)).astype(np.float32), text, speaker
+        yield string_of(chosen, rate, settings, noises, rng), text, speaker
 
 
-def _string(
+def string_of(
+    chosen: Sequence[Utterance],
+    rate: int,
+    settings: Composition,
+    noises: Sequence[np.ndarray],
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Return utterances one behind the other: float32 (samples,) in [-1, 1].
+
+    Raises:
+        AudioError: an utterance cannot be read.
+    """
+    speech, power = _joined([read_utterance(u, rate) for u in chosen], rate, settings, rng)
+    level = 10 ** (rng.uniform(*settings.level_db) / 20) / max(np.sqrt(power), 1e-9)
+    samples = speech * level
+    if settings.snr_db is not None:
+        noise = _stretch(noises[int(rng.integers(len(noises)))], len(speech), rng)
+        wanted = power * level**2 * 10 ** (-settings.snr_db / 10)
+        samples = samples + noise * np.sqrt(wanted / max(np.mean(noise**2), 1e-12))
+    string: np.ndarray = (samples / max(np.abs(samples).max(), 1.0)).astype(np.float32)
+    return string
+
+
+def _joined(
     clips: Sequence[np.ndarray], rate: int, settings: Composition, rng: np.random.Generator
 ) -> tuple[np.ndarray, float]:
     """Return clips one behind the other (samples,), and the mean power where there is speech."""

@@ -204,7 +204,7 @@ def test_strings_are_written_with_their_manifest(
     words: list[Utterance], noises: list[np.ndarray], tmp_path: Path
 ) -> None:
     settings = dataclasses.replace(QUIET, snr_db=3.0)
-    path = write_strings(words, tmp_path / "new" / "set", RATE, settings, noises)
+    path = write_strings(compose(words, RATE, settings, noises), tmp_path / "new" / "set", RATE)
     assert path == tmp_path / "new" / "set" / "strings.jsonl"
     found, expected = read_manifest(path), list(compose(words, RATE, settings, noises))
     assert len(found) == 12
@@ -218,19 +218,19 @@ def test_strings_are_written_with_their_manifest(
 
 
 def test_strings_are_written_over_nothing(words: list[Utterance], tmp_path: Path) -> None:
-    path = write_strings(words, tmp_path / "out", RATE, QUIET)
+    path = write_strings(compose(words, RATE, QUIET), tmp_path / "out", RATE)
     before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
     other = dataclasses.replace(QUIET, seed=5)
     with pytest.raises(DataError, match="holds files already; name another folder"):
-        write_strings(words, tmp_path / "out", RATE, other)
+        write_strings(compose(words, RATE, other), tmp_path / "out", RATE)
     assert before == {file.name: file.read_bytes() for file in path.parent.iterdir()}
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "00000.wav").write_text("mine")
     with pytest.raises(DataError, match="holds files already"):
-        write_strings(words, tmp_path / "own", RATE, QUIET)
+        write_strings(compose(words, RATE, QUIET), tmp_path / "own", RATE)
     assert (tmp_path / "own" / "00000.wav").read_text() == "mine"
     with pytest.raises(DataError, match="cannot be written"):
-        write_strings(words, tmp_path / "own" / "00000.wav", RATE, QUIET)
+        write_strings(compose(words, RATE, QUIET), tmp_path / "own" / "00000.wav", RATE)
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -248,10 +248,10 @@ def test_strings_that_are_interrupted_leave_nothing(
 
     monkeypatch.setattr("speechseq.compose.write_wav", write)
     with pytest.raises(KeyboardInterrupt):
-        write_strings(words, Path("." if there else "out"), RATE, QUIET)
+        write_strings(compose(words, RATE, QUIET), Path("." if there else "out"), RATE)
     assert list(home.rglob("*")) == ([home / "out"] if there else [])
     monkeypatch.undo()
-    path = write_strings(words, home / "out", RATE, QUIET)
+    path = write_strings(compose(words, RATE, QUIET), home / "out", RATE)
     assert {each.name for each in home.iterdir()} == {"out"}
     assert len(read_manifest(path)) == 12
     assert len(list(path.parent.iterdir())) == 13

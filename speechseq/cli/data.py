@@ -213,7 +213,7 @@ def _compose(arguments: argparse.Namespace) -> None:
     if (arguments.noise is None) != (arguments.snr is None):
         raise UsageError("compose: --noise and --snr go together; give both or neither")
     from speechseq.audio import read_audio
-    from speechseq.compose import Composition, write_strings
+    from speechseq.compose import Composition, compose, write_strings
     from speechseq.corpora.clips import clips_in, require
     from speechseq.manifest import read_split
 
@@ -229,7 +229,8 @@ def _compose(arguments: argparse.Namespace) -> None:
         snr_db=arguments.snr,
         seed=arguments.seed,
     )
-    print(write_strings(utterances, arguments.output, arguments.rate, settings, noises))
+    strings = compose(utterances, arguments.rate, settings, noises)
+    print(write_strings(strings, arguments.output, arguments.rate))
 
 
 def _shard(arguments: argparse.Namespace) -> None:
