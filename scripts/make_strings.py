@@ -57,10 +57,10 @@ def strings(
     names = sorted(speakers)
     number = made = 0
     while made < count:
+        number += 1
         chance, rng = random.Random(number), np.random.default_rng(number)
         name = names[number % len(names)]
         clips = chosen(chance.choice(texts), speakers[name], chance)
-        number += 1
         if len(clips) >= LEAST_WORDS:
             made += 1
             yield string_of(clips, rate, HOW, [hiss], rng), " ".join(u.text for u in clips), name

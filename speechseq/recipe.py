@@ -196,8 +196,9 @@ class AugmentSettings:
     `reverberation_probability` of the utterances sound as in a room, whose reverberation time is
     up to `reverberation_seconds`. Each utterance comes through a microphone of its own: a filter
     whose gains over six bands, smooth between them, have a standard deviation of `filter_db`.
-    `splice` adds so many examples for each utterance that are none of the words: the first half of
-    one and the second half of another (classes with `_unknown_` only). `mixup` is the alpha of the
+    `splice` adds so many examples for each utterance that are none of the words: the beginning of
+    one and the end of another, of words whose first and last letters differ (classes with
+    `_unknown_` only). `mixup` is the alpha of the
     Beta distribution from which comes how much of another clip each one holds, its class likewise
     (classes only); 0 mixes none. `shift_seconds` moves an utterance either way inside its length.
     `noise_probability` of the utterances get noise at a level between `noise_low_db` and

@@ -122,7 +122,11 @@ def test_splices_make_each_epochs_steps_its_own() -> None:
         data={"tokens": "classes"},
     )  # fmt: skip
     data = training_data([9] * 40, made, none=[0])
-    data = dataclasses.replace(data, labels=[[1 + number % 2] for number in range(40)])
+    data = dataclasses.replace(
+        data,
+        labels=[[1 + number % 2] for number in range(40)],
+        utterances=[Utterance(f"{number}.wav", 1.0, "ab"[number % 2]) for number in range(40)],
+    )
     found = [len(data.epoch(epoch)) for epoch in range(6)]
     assert len(set(found)) > 1 and data.steps(6) == sum(found)
 

@@ -49,12 +49,43 @@ def data(share: float, texts: list[str]) -> TrainingData:
     )
 
 
-def test_a_splice_is_two_halves_by_energy() -> None:
-    quiet, loud = np.full((6, 2), -40.0), np.zeros((4, 2))
-    one = np.concatenate([quiet, loud])
-    other = np.concatenate([loud, quiet]) + 1
-    found = splice(one, other)
-    np.testing.assert_array_equal(found, np.concatenate([one[:8], other[2:]]))
+def test_a_splice_is_cut_at_one_share_of_both_sounds() -> None:
+    quiet, loud = np.full((20, 2), -20.0), np.zeros((20, 2))
+    one = np.concatenate([quiet, loud]) + np.arange(40)[:, None] * 1e-6
+    other = np.concatenate([loud, loud, quiet]) + np.arange(60)[:, None] * 1e-6 + 1
+    shares = set()
+    for seed in range(50):
+        found = splice(one, other, np.random.default_rng(seed))
+        cut = next(n for n in range(len(found)) if found[n, 0] > 0.5)
+        np.testing.assert_array_equal(found[:cut], one[:cut])
+        np.testing.assert_array_equal(found[cut:], other[len(other) - len(found) + cut :])
+        share = (cut - 20) / 20
+        assert (len(other) - len(found) + cut) / 40 == pytest.approx(share, abs=0.051)
+        shares.add(share)
+    assert min(shares) >= 0.25 and max(shares) <= 0.75 and len(shares) > 6
+
+
+def test_where_all_is_noise_a_splice_is_cut_about_the_middle() -> None:
+    noise = np.random.default_rng(0).normal(size=(80, 2))
+    for clip in (noise, np.zeros((80, 2))):
+        found = splice(clip, clip + 50, np.random.default_rng(1))
+        assert 15 <= int((found[:, 0] < 25).sum()) <= 65
+
+
+def test_words_that_begin_or_end_alike_are_not_spliced() -> None:
+    """The beginning of "no" and the end of "go" are "no"."""
+    texts = ["no", "go", "yes", "nine"] * 50
+    training = dataclasses.replace(
+        data(1.0, ["no", "yes"] * 100),
+        utterances=[Utterance(f"{n}.wav", 1.0, text) for n, text in enumerate(texts)],
+        labels=[[2 + n % 4] for n in range(200)],
+    )
+    pairs = [[texts[n] for n, _ in e] for b in training.epoch(0) for e in b if len(e) == 2]
+    found = {tuple(pair) for pair in pairs}
+    assert {("no", "yes"), ("go", "yes"), ("go", "nine"), ("yes", "nine")} <= found
+    assert not {frozenset(pair) for pair in found} & {
+        frozenset(pair) for pair in (("no", "go"), ("no", "nine"), ("no",), ("go",))
+    }
 
 
 def test_an_epoch_holds_every_clip_once_and_so_many_splices() -> None:

@@ -37,6 +37,13 @@ LEAST_REVERBERATION_SECONDS = 0.05
 DIRECT_DB = (0.0, 15.0)
 """How far reflections are below the direct sound, from far away to close by."""
 
+SPLICED = (0.25, 0.75)
+"""Where a clip is cut to be spliced: after such a share of its sound."""
+
+SOUND_DB = 30.0
+ABOVE_QUIET_DB = 10.0
+"""A frame is sound that lies no farther below the loudest, and as far above the quietest tenth."""
+
 
 def change_speed(samples: np.ndarray, rate: int, factor: float) -> np.ndarray:
     """Play samples (samples,) `factor` times as fast, pitch included; shape (samples / factor,)."""
@@ -91,18 +98,21 @@ def cut_ends(
     return np.concatenate([log_mels[:edge], kept, log_mels[edge + sound :]])
 
 
-def splice(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return the first half of one clip's log-mels and the second half of the other's.
+def splice(one: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the beginning of one clip's log-mels (frames, mels) and the end of the other's.
 
-    A half ends, or begins, where half of the clip's energy is over.
+    Both are cut at the same share of their sound, by chance somewhere about its middle.
     """
-    return np.concatenate([one[: _middle(one)], other[_middle(other) :]])
+    share = rng.uniform(*SPLICED)
+    return np.concatenate([one[: _part(one, share)], other[_part(other, share) :]])
 
 
-def _middle(log_mels: np.ndarray) -> int:
-    """Return the frame at which half of the energy of (frames, mels) is over."""
-    energies = np.cumsum(np.exp(log_mels).sum(axis=1))
-    return int(np.searchsorted(energies, energies[-1] / 2)) + 1
+def _part(log_mels: np.ndarray, share: float) -> int:
+    """Return the frame at which a share of the sound is over."""
+    levels = np.log(np.exp(log_mels).sum(axis=1)) / LOG_PER_DECIBEL
+    least = max(levels.max() - SOUND_DB, np.quantile(levels, 0.1) + ABOVE_QUIET_DB)
+    sounds = np.flatnonzero(levels >= min(least, levels.max()))
+    return round(float(sounds[0] + share * (sounds[-1] + 1 - sounds[0])))
 
 
 @dataclass(frozen=True)

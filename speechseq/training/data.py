@@ -184,8 +184,16 @@ class TrainingData:
         labels = np.array([label[0] for label in self.labels])
         known = chosen[~np.isin(labels[chosen[:, 0]], self.none)]
         pairs = known[rng.integers(len(known), size=(count, 2))]
-        different = labels[pairs[:, 0, 0]] != labels[pairs[:, 1, 0]]
-        return [[tuple(pair) for pair in example] for example in pairs[different].tolist()]
+        return [
+            [tuple(pair) for pair in example]
+            for example in pairs.tolist()
+            if self._makes_neither(*(self.utterances[number].text for number, _ in example))
+        ]
+
+    @staticmethod
+    def _makes_neither(one: str, other: str) -> bool:
+        """Tell whether a word's beginning and another's end are neither: "no" and "go" make one."""
+        return one[:1] != other[:1] and one[-1:] != other[-1:]
 
     def _frames(self, example: Example) -> int:
         """Return how long an example is, or for noise alone may be; gaps are left out."""
@@ -204,7 +212,8 @@ class TrainingData:
             return noise_alone(self.noises[int(rng.integers(len(self.noises)))], features, rng)
         pieces = [self.log_mels.clip(*pair) for pair in example]
         if self._is_splice(example):
-            pieces = [splice(*pieces)]
+            one, other = pieces
+            pieces = [splice(one, other, rng)]
         if settings.cut_seconds:
             pieces = [cut_ends(piece, features, settings.cut_seconds, rng) for piece in pieces]
         reach = features.hops(settings.join_gap_seconds)
