@@ -54,7 +54,7 @@ class Source:
 SOURCES = {
     "digits": Source("fsdd/digits_final", "test"),
     "digits-live": Source("fsdd/one_direction_voices", "test"),
-    "commands-en": Source("speech_commands/nine_classes", "canonical-test"),
+    "commands-en": Source("speech_commands/nine_classes_final", "canonical-test"),
     "commands-ar": Source("arabic_speech_commands/commands", "validation"),
     "commands-ar-small": Source("arabic_speech_commands/small", "validation"),
     "commands-ar-tiny": Source("arabic_speech_commands/tiny", "validation"),

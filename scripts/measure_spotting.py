@@ -3,8 +3,8 @@
     python scripts/measure_spotting.py [MODEL] [--strings 100]
 
 Strings of one to six validation clips of Speech Commands, each of one speaker, words and others,
-lie in noise of its recordings' last fifth, which training does not hear. Then noise alone, and read
-speech (LibriSpeech). Prints Markdown.
+lie in noise of its recordings' last fifth, which training does not hear. Then that noise alone, an
+hour of half-minutes of whole recordings, and read speech (LibriSpeech). Prints Markdown.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Set
 
 import numpy as np
 from command_line import natural, one_line_errors, parser_of
-from measure_digits import at_levels, noises
+from measure_digits import at_levels, long_noise, noises
 
 from speechseq.compose import Composition, compose
 from speechseq.corpora import CORPORA
@@ -64,6 +64,7 @@ def alone(rate: int, words: Set[str]) -> Iterator[tuple[str, np.ndarray]]:
     for noise in unheard_noises(rate):
         for piece in at_levels(noise):
             yield "noise", piece
+    yield "half-minutes of all noise", long_noise(rate)
     for split in ("train-clean-100", "test-other"):
         for utterance in CORPORA["librispeech"].utterances(split):
             if words.isdisjoint(utterance.text.split()):
