@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 # One thread a process: tests run beside each other (pytest -n), and networks here are tiny.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,6 +36,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "corpus" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="module")
+def script(request: pytest.FixtureRequest) -> ModuleType:
+    """The script a test file is of: that of scripts/NAME.py is tests/test_NAME.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+        return importlib.import_module(request.path.stem.removeprefix("test_"))
 
 
 @pytest.fixture

@@ -16,19 +16,9 @@ from speechseq.recipe import DataSettings, FeatureSettings, Recipe
 from speechseq.splits import load_split
 from speechseq.tokens import Vocabulary
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 LETTERS = Vocabulary.from_texts("characters", ["go on"])
 FRAMES = 50
 RATE = 16000
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPTS))
-        import list_words
-
-        return list_words
 
 
 def hearing(text: str, frames: list[int]) -> SimpleNamespace:

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from types import ModuleType
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 TEXTS = ["enter forty two", "m a r y", "yes", "july third nineteen sixty", "area code", "r u n"]
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPTS))
-        import make_sentences
-
-        return make_sentences
 
 
 @given(seed=st.integers(0, 1000))

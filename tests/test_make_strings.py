@@ -14,17 +14,7 @@ import pytest
 from speechseq.audio import write_wav
 from speechseq.manifest import Utterance, read_manifest, write_manifest
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 RATE = 16000
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPTS))
-        import make_strings
-
-        return make_strings
 
 
 def clips(folder: Path, speaker: str, words: str) -> list[Utterance]:
