@@ -65,7 +65,9 @@ def strings(
             made += 1
             yield string_of(clips, rate, HOW, [hiss], rng), " ".join(u.text for u in clips), name
         elif number > 100 * (made + len(names)):
-            raise DataError("hardly a sentence that these speakers have said the words of")
+            raise DataError(
+                "hardly a sentence has two words these speakers have said; list more of theirs"
+            )
 
 
 def main() -> None:
