@@ -19,7 +19,7 @@ import numpy as np
 from command_line import natural, one_line_errors, parser_of
 from make_sentences import KIND_OF
 
-from speechseq.compose import Composition, String, string_of, write_strings
+from speechseq.compose import Composition, String, by_speaker, string_of, write_strings
 from speechseq.errors import DataError
 from speechseq.manifest import Utterance, read_manifest
 from speechseq.recipe_file import read_recipe
@@ -36,6 +36,14 @@ LEAST_WORDS = 2
 
 Own = Mapping[str, Sequence[Utterance]]
 """One speaker's clips of each word."""
+
+
+def by_word(clips: Sequence[Utterance]) -> Own:
+    """Return one speaker's clips by what they say."""
+    found: dict[str, list[Utterance]] = defaultdict(list)
+    for clip in clips:
+        found[clip.text].append(clip)
+    return found
 
 
 def chosen(sentence: str, own: Own, chance: random.Random) -> list[Utterance]:
@@ -82,10 +90,11 @@ def main() -> None:
         recipe = read_recipe(arguments.recipe)
         sentences = own_splits(recipe.data, recipe.seed)[0]
         heard = {utterance.speaker for utterance in sentences} - {""}
-        speakers: dict[str, dict[str, list[Utterance]]] = defaultdict(lambda: defaultdict(list))
-        for word in read_manifest(arguments.words):
-            if word.speaker in heard:
-                speakers[word.speaker][word.text].append(word)
+        speakers = {
+            name: by_word(clips)
+            for name, clips in by_speaker(read_manifest(arguments.words)).items()
+            if name in heard
+        }
         if not speakers:
             raise DataError(f"{arguments.words}: no word of the recipe's training speakers")
         found = strings(

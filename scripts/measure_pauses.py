@@ -12,7 +12,6 @@ from their clips' ends.
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from command_line import natural, one_line_errors, parser_of
 
+from speechseq.compose import by_speaker
 from speechseq.errors import UsageError
 from speechseq.manifest import Utterance, read_utterance
 from speechseq.model_file import DEFAULT_MODEL
@@ -54,12 +54,9 @@ class Paused:
 def strings(clips: Sequence[Utterance], count: int, rate: int) -> Iterator[Paused]:
     """Yield strings of one speaker's clips each; the same clips give the same strings."""
     rng = np.random.default_rng(SEED)
-    by_speaker: dict[str, list[Utterance]] = defaultdict(list)
-    for clip in clips:
-        by_speaker[clip.speaker].append(clip)
-    speakers = sorted(by_speaker)
+    speakers = list(by_speaker(clips).values())
     for number in range(count):
-        own = by_speaker[speakers[number % len(speakers)]]
+        own = speakers[number % len(speakers)]
         parts = [HISS * rng.standard_normal(round(EDGE_SECONDS * rate))]
         words, ends = [], []
         for _ in range(WORDS):

@@ -83,6 +83,14 @@ def _write_into(folder: Path, strings: Iterable[String], rate: int, split: str) 
     write_manifest(folder / MANIFEST_NAME, written)
 
 
+def by_speaker(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
+    """Return each speaker's utterances, the speakers in order."""
+    found: dict[str, list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        found[utterance.speaker].append(utterance)
+    return dict(sorted(found.items()))
+
+
 def compose(
     utterances: Sequence[Utterance],
     rate: int,
@@ -98,19 +106,17 @@ def compose(
         DataError: no utterances, or an `snr_db` without `noises`.
         AudioError: an utterance cannot be read.
     """
-    by_speaker: dict[str, list[Utterance]] = defaultdict(list)
-    for utterance in utterances:
-        by_speaker[utterance.speaker].append(utterance)
-    if not by_speaker:
+    spoken = by_speaker(utterances)
+    if not spoken:
         raise DataError("compose: no utterances; give a split that holds some")
     if settings.snr_db is not None and not noises:
         raise DataError("compose: a signal-to-noise ratio needs noise; give recordings of it")
-    speakers = sorted(by_speaker)
+    speakers = list(spoken)
     for number in range(settings.strings):
         rng = np.random.default_rng([settings.seed, number])
         speaker = speakers[number % len(speakers)]
         count = int(rng.integers(settings.shortest, settings.longest + 1))
-        own = by_speaker[speaker]
+        own = spoken[speaker]
         chosen = [own[n] for n in rng.integers(len(own), size=count)]
         text = " ".join(u.text for u in chosen if u.text not in NO_TEXT)
         yield string_of(chosen, rate, settings, noises, rng), text, speaker

@@ -148,8 +148,9 @@ def interval(
     over = resampled(errors, totals, groups)
     if not over:
         return 0.0, 1.0
+    rate = float(pairs[0].sum() / pairs[1].sum())
     if over == ONE:
-        return 0.0, max(1.0, float(pairs[0].sum() / pairs[1].sum()))
+        return 0.0, max(1.0, rate)
     if over == "nothing":
         exact = 1 - ((1 - level) / 2) ** (1 / np.count_nonzero(pairs[1]))
         return (1 - exact, 1.0) if pairs[0].any() else (0.0, exact)
@@ -170,7 +171,6 @@ def interval(
         )
         if total:
             rates.append(wrong / total)
-    rate = pairs[0].sum() / pairs[1].sum()
     low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
     wider = _stretch(np.count_nonzero(strata[0][1]), level)
     low, high = rate + wider * (low - rate), rate + wider * (high - rate)

@@ -189,7 +189,9 @@ def test_utterances_without_a_speaker_stand_beside_the_speakers() -> None:
 
 def test_resamples_of_nothing_are_drawn_anew() -> None:
     low, high = interval([1, 1, 2], [10, 10, 0], ["a", "b", "c"])
-    assert 0 <= low < 4 / 20 < high < np.inf
+    assert low == 0
+    # Two hold words: Student's t of one degree over the normal's 1.96, times the root of 2.
+    assert high == pytest.approx(4 / 20 + 12.71 / 1.96 * 2**0.5 * (5 / 10 - 4 / 20), rel=0.005)
 
 
 def test_longer_utterances_weigh_more() -> None:
