@@ -95,6 +95,20 @@ def check_samples(samples: np.ndarray, where: str) -> None:
         raise AudioError(f"{where}: a sample is {most:g}; scale them to -1 to 1")
 
 
+def mono(block: np.ndarray, where: str) -> np.ndarray:
+    """Average the channels of (samples, channels); full scale is the most that any plays at.
+
+    Raises:
+        AudioError: a sample is NaN or infinite.
+    """
+    if not np.isfinite(block).all():
+        raise AudioError(f"{where}: holds NaN or infinite samples; convert it again")
+    # A float file may exceed full scale; what plays it would clip it, too.
+    clipped = np.clip(block, -1.0, 1.0)
+    # numpy takes the mean of one channel for half as long as the file took to read.
+    return clipped[:, 0] if clipped.shape[1] == 1 else np.asarray(clipped.mean(axis=1))
+
+
 @dataclass(frozen=True)
 class Header:
     """What a file says of itself; `subtype` is libsndfile's name of how samples are coded."""
@@ -198,7 +212,7 @@ def _blocks(
             if not len(block):
                 break
             found += len(block)
-            yield _mono(block, where)
+            yield mono(block, where)
         more = not stretch.duration and found == wanted and len(file.read(1))
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise AudioError(
@@ -220,16 +234,6 @@ def _seek(file: soundfile.SoundFile, where: str, offset: float) -> None:
             f"correct the offset"
         )
     file.seek(start)
-
-
-def _mono(block: np.ndarray, where: str) -> np.ndarray:
-    """Average the channels of (samples, channels); full scale is the most that any plays at."""
-    if not np.isfinite(block).all():
-        raise AudioError(f"{where}: holds NaN or infinite samples; convert it again")
-    # A float file may exceed full scale; what plays it would clip it, too.
-    clipped = np.clip(block, -1.0, 1.0)
-    # numpy takes the mean of one channel for half as long as the file took to read.
-    return clipped[:, 0] if clipped.shape[1] == 1 else np.asarray(clipped.mean(axis=1))
 
 
 def _resample(blocks: Iterable[np.ndarray], found: int, rate: int) -> Iterator[np.ndarray]:

@@ -142,14 +142,28 @@ def _open(source: str | os.PathLike[str] | BinaryIO, where: str) -> soundfile.So
         raise AudioError(
             f"{where}: not audio that can be read ({reason_of(error)}); give wav, flac, ogg or mp3"
         ) from None
-    if not (1 <= file.channels <= MAX_CHANNELS and RATES[0] <= file.samplerate <= RATES[1]):
-        shape = f"{file.channels} channels at {file.samplerate} Hz"
+    try:
+        check_shape(file.channels, file.samplerate, where)
+    except AudioError:
         file.close()
-        raise AudioError(f"{where}: its header says {shape}; convert it to something usual")
+        raise
     if cut := _cut_short(file.extra_info):
         file.close()
         raise AudioError(f"{where}: cut short{cut}; copy it again")
     return file
+
+
+def check_shape(channels: int, rate: int, where: str) -> None:
+    """Refuse a header's number of channels or rate where no sound has such.
+
+    Raises:
+        AudioError: it is so.
+    """
+    if not (1 <= channels <= MAX_CHANNELS and RATES[0] <= rate <= RATES[1]):
+        raise AudioError(
+            f"{where}: its header says {channels} channels at {rate} Hz; "
+            f"convert it to something usual"
+        )
 
 
 class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import subprocess
 import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pytest
-from conftest import Call, tone
+import soundfile
+from conftest import Call, Called, tone
+from hypothesis import given
+from hypothesis import strategies as st
 
 from speechseq.audio import read_audio, write_wav
 from speechseq.cli import listen as command
 from speechseq.cli import main, microphone
 from speechseq.cli.listen import DIM, Page
+from speechseq.cli.pipe import piped_blocks
+from speechseq.errors import AudioError
 from speechseq.recogniser import load
 
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"
@@ -87,7 +95,8 @@ def test_a_file_is_heard_in_its_own_time(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--fast"], 2, "--fast: a microphone has its own time; give a FILE"),
+        (["--fast"], 2, "--fast: a microphone or a pipe has its own time; give a FILE"),
+        (["-", "--fast"], 2, "--fast: a microphone or a pipe has its own time; give a FILE"),
         (["x.wav", "--input", "usb"], 2, "--input usb: not with a FILE; give one of them"),
         ([SAMPLE, "--latency", "-1"], 2, "latency -1: milliseconds, 0 to 60000 or inf, go here"),
         ([SAMPLE, "--latency", "nan"], 2, "latency nan: milliseconds, 0 to 60000 or inf, go here"),
@@ -125,6 +134,125 @@ def test_what_was_heard_is_told_when_interrupted(
     monkeypatch.setattr(command, "_of_file", interrupted)
     code, out, err = call("listen", two_utterances, "--fast")
     assert (code, out, err) == (130, "seven\n", "speechseq: interrupted\n")
+
+
+# ---- a pipe ----
+
+
+class Pipe(io.RawIOBase):
+    """Bytes in which nobody can go back, and of which a few come at a time."""
+
+    def __init__(self, data: bytes):
+        self._data = io.BytesIO(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._data.read(min(len(buffer), 101))
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def piped(samples: np.ndarray, subtype: str, rate: int, channels: int, length: int = 0) -> bytes:
+    """Samples (samples,) as a wav file whose header says another length, if one is given."""
+    file = io.BytesIO()
+    many = np.repeat(samples[:, None], channels, axis=1)
+    soundfile.write(file, many, rate, format="WAV", subtype=subtype)
+    data = bytearray(file.getvalue())
+    if length:
+        data[4:8] = data[40:44] = length.to_bytes(4, "little")
+    return bytes(data)
+
+
+@pytest.fixture
+def listen_to(call: Call, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], Called]:
+    """A function that has the command listen to bytes on its standard input."""
+
+    def listen(data: bytes) -> Called:
+        stdin = types.SimpleNamespace(buffer=io.BufferedReader(Pipe(data)))
+        monkeypatch.setattr(sys, "stdin", stdin)
+        return call("listen", "-")
+
+    return listen
+
+
+@pytest.mark.parametrize(
+    ("subtype", "rate", "channels", "length"),
+    [
+        ("PCM_16", RATE, 1, 0),
+        ("PCM_16", 16000, 2, 0xFFFFFFFF),  # ffmpeg
+        ("PCM_16", 44100, 1, 0x7FFFFFFF),  # sox
+        ("PCM_32", RATE, 1, 0x80000000),  # arecord
+        ("PCM_U8", RATE, 3, 0),
+    ],
+)
+def test_a_wav_is_heard_through_a_pipe(
+    listen_to: Callable[[bytes], Called],
+    two_utterances: Path,
+    subtype: str,
+    rate: int,
+    channels: int,
+    length: int,
+) -> None:
+    sound = piped(read_audio(two_utterances, rate), subtype, rate, channels, length)
+    assert listen_to(sound) == (0, "seven\nseven zero eight\n", "")
+    # Its last sample is half there.
+    assert listen_to(sound[: 1 - channels or -1]) == (0, "seven\nseven zero eight\n", "")
+
+
+def test_words_come_before_the_pipe_ends(two_utterances: Path) -> None:
+    sound = piped(read_audio(two_utterances, RATE), "PCM_16", RATE, 1, 0xFFFFFFFF)
+    with subprocess.Popen(
+        [sys.executable, "-m", "speechseq", "listen", "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin and process.stdout
+        process.stdin.write(sound[: 2 * 3 * RATE])
+        process.stdin.flush()
+        assert process.stdout.readline() == b"seven\n"
+        process.stdin.write(sound[2 * 3 * RATE :])
+        process.stdin.close()
+        assert process.stdout.read() == b"seven zero eight\n"
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "-: not wav (it ends at once); send what `arecord -f S16_LE` or `ffmpeg -f wav -`"),
+        (b"fLaC" + bytes(60), "-: not wav (file does not start with RIFF id); send what `arecord"),
+        (piped(tone(400, 0.1), "PCM_16", 16000, 1)[:44], "-: holds no samples; send longer audio"),
+        (piped(tone(400, 0.1), "FLOAT", 16000, 1), "-: not wav (unknown format: 3); send what"),
+        (
+            piped(tone(400, 0.1), "PCM_16", 16000, 1)[:34] + b"\x40\0data\xff\xff\0\0",
+            "-: samples of 8 bytes; send 16 bits",
+        ),
+        (
+            piped(tone(400, 0.1), "PCM_16", 16000, 65),
+            "-: its header says 65 channels at 16000 Hz; convert it to something usual",
+        ),
+        (
+            piped(tone(400, 0.1), "PCM_16", 2_000_000_000, 1),
+            "-: its header says 1 channels at 2000000000 Hz; convert it to something usual",
+        ),
+    ],
+)
+def test_what_comes_through_a_pipe_is_hostile(
+    listen_to: Callable[[bytes], Called], data: bytes, message: str
+) -> None:
+    code, out, err = listen_to(data)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith(f"speechseq: {message}")
+
+
+@given(data=st.binary(max_size=200))
+def test_no_header_is_more_than_an_error(data: bytes) -> None:
+    stream = io.BufferedReader(Pipe(b"RIFF\xff\xff\xff\xffWAVEfmt " + data))
+    with contextlib.suppress(AudioError):
+        for block in piped_blocks(cast(BinaryIO, stream), RATE):
+            assert np.isfinite(block).all()
 
 
 # ---- a microphone ----

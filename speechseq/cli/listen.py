@@ -1,4 +1,4 @@
-"""speechseq listen: text while somebody speaks, from the microphone or a file in its own time."""
+"""speechseq listen: text while somebody speaks, from the microphone, a pipe or a file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from speechseq.cli.microphone import BLOCK_SECONDS, Microphone
+from speechseq.cli.pipe import STDIN, piped_blocks, standard_input
 from speechseq.cli.terminal import add_decoder, add_device, note, open_recogniser
 from speechseq.errors import UsageError
 
@@ -30,7 +31,10 @@ WIPE, SAVE, DIM, PLAIN, BACK = "\x1b[K", "\x1b7", "\x1b[2m", "\x1b[0m", "\x1b8"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "file", nargs="?", metavar="FILE", help="heard in its own time, in place of the microphone"
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="heard in its own time, in place of the microphone; -: wav from stdin, as it comes",
     )
     parser.add_argument("-m", "--model", help="bundled name, model file or run (default: digits)")
     parser.add_argument(
@@ -49,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    if arguments.file is None and arguments.fast:
-        raise UsageError("--fast: a microphone has its own time; give a FILE")
+    if arguments.file in (None, STDIN) and arguments.fast:
+        raise UsageError("--fast: a microphone or a pipe has its own time; give a FILE")
     if arguments.file is not None and arguments.input:
         raise UsageError(f"--input {arguments.input}: not with a FILE; give one of them")
     microphone = Microphone(arguments.input) if arguments.file is None else None
@@ -62,6 +66,8 @@ def run(arguments: argparse.Namespace) -> None:
     if microphone:
         note(f"listening to {microphone.name}; Ctrl-C ends")
         listen(stream, microphone.blocks(recogniser.rate), microphone.rest)
+    elif arguments.file == STDIN:
+        listen(stream, piped_blocks(standard_input(), recogniser.rate))
     else:
         listen(stream, _of_file(arguments.file, recogniser, arguments.fast))
 

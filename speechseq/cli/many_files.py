@@ -6,7 +6,6 @@ import functools
 import itertools
 import os
 import signal
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from speechseq.cli.pipe import STDIN, standard_input
 from speechseq.cli.terminal import open_recogniser
 from speechseq.errors import SpeechseqError, UsageError
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     Answer = Recognition | SpeechseqError
     Work = Callable[[list[str]], list[Answer]]
-
-STDIN = "-"
 
 FILE_BYTES = 20_000
 """A file takes at least the time of so many bytes (of 16-bit samples at 16 kHz)."""
@@ -173,11 +171,7 @@ def source_of(name: str) -> Source:
     Raises:
         UsageError: it is the standard input, which is closed.
     """
-    if name != STDIN:
-        return name
-    if sys.stdin is None:
-        raise UsageError("-: the standard input is closed; give a file")
-    return sys.stdin.buffer
+    return standard_input() if name == STDIN else name
 
 
 @contextmanager

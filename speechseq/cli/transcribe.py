@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechseq.cli.many_files import STDIN, Opening, cores, source_of, transcribe_files
+from speechseq.cli.many_files import Opening, cores, source_of, transcribe_files
+from speechseq.cli.pipe import STDIN
 from speechseq.cli.terminal import Bar, add_decoder, add_device, note
 from speechseq.errors import SomeInputsFailed, SpeechseqError, UsageError, choose
 
