@@ -69,7 +69,7 @@ def test_the_image_installs_an_extra_without_pytorch() -> None:
 
 
 def test_what_is_copied_is_there_and_not_left_out() -> None:
-    lines = (SHIP / "Dockerfile.dockerignore").read_text().splitlines()
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
     copies = [what.split()[:-1] for what in given("COPY") if "--from" not in what]
     copied = [name for names in copies for name in names]
