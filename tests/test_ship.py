@@ -81,6 +81,13 @@ def test_what_is_copied_is_there_and_not_left_out() -> None:
     assert set(PROJECT["license-files"]) | {PROJECT["readme"]} <= set(copied)
 
 
+def test_the_user_of_the_image_owns_no_file() -> None:
+    names = [instruction for instruction, _ in instructions()]
+    after = names[names.index("USER") :]
+    assert not {"ADD", "COPY", "RUN", "WORKDIR"} & set(after)
+    assert not [what for what in given("COPY") if "--chown" in what]
+
+
 def test_the_image_serves_others_only_with_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(command.TOKEN_VARIABLE, raising=False)
     (entry,) = listed("ENTRYPOINT")
