@@ -88,6 +88,15 @@ def test_the_user_of_the_image_owns_no_file() -> None:
     assert not [what for what in given("COPY") if "--chown" in what]
 
 
+def test_a_container_of_the_page_can_be_stopped_at_any_time() -> None:
+    text = (SHIP / "README.md").read_text().replace("\\\n", " ")
+    runs = [line.split() for line in text.splitlines() if line.startswith("docker run ")]
+    assert len(runs) == 2
+    for words in runs:
+        assert "--init" in words
+        assert Limits().grace_seconds < int(words[words.index("--stop-timeout") + 1])
+
+
 def test_the_image_serves_others_only_with_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(command.TOKEN_VARIABLE, raising=False)
     (entry,) = listed("ENTRYPOINT")
