@@ -28,6 +28,7 @@ from connected import (
 )
 from served import RATE, Held, saying
 from wyoming.asr import Transcribe, Transcript
+from wyoming.audio import AudioChunk, AudioStart
 from wyoming.client import AsyncClient
 from wyoming.event import Event
 from wyoming.info import Describe, Info
@@ -69,6 +70,21 @@ def test_a_sample_has_the_text_that_the_recogniser_gives_it() -> None:
         transcript = Transcript.from_event(event)
         assert transcript.text == digits.transcribe(SAMPLE).text == "seven zero eight"
         assert transcript.language == "en"
+
+    asyncio.run(scene())
+
+
+def test_chunks_may_end_within_a_sample() -> None:
+    digits = load("digits")
+    with wave.open(str(SAMPLE), "rb") as file:
+        pcm = file.readframes(file.getnframes())
+    sound = {"rate": 16000, "width": 2, "channels": 1}
+    pieces = [AudioChunk(**sound, audio=pcm[at : at + 333]) for at in range(0, len(pcm), 333)]
+
+    async def scene() -> None:
+        async with serving(digits) as live:
+            said = (AudioStart(**sound), *pieces, STOP)
+            assert await texts(live.uri, *said) == ["seven zero eight"]
 
     asyncio.run(scene())
 

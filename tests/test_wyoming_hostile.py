@@ -44,9 +44,9 @@ WRONG: dict[str, tuple[tuple[Said, ...], str, str]] = {
     "a second stop": ((*UTTERANCE, STOP), "invalid_event", "audio-stop: sent before"),
     "another rate": ((START, chunk(rate=16000)), "invalid_event", "another format"),
     "half a sample": (
-        (START, AudioChunk(**FORMAT, audio=b"123")),
+        (START, AudioChunk(**FORMAT, audio=b"123"), STOP),
         "invalid_event",
-        "audio-chunk: 3 bytes; whole samples",
+        "audio-stop: 3 bytes; whole samples",
     ),
     "no rate": ((AudioStart(0, 2, 1),), "invalid_event", "cannot be heard"),
     "a rate below": ((AudioStart(-8000, 2, 1),), "invalid_event", "cannot be heard"),

@@ -224,12 +224,13 @@ class Endpoint:
         await line.write(Transcript(text, language=self._offers[name].language).event())
 
     def _chunk(self, event: Event, sound: Sound, held: int) -> bytes:
-        """Return a chunk's samples, if they are what was announced and not too many."""
+        """Return a chunk's bytes, if they are what was announced and not too many.
+
+        A chunk may end within a sample: Home Assistant sends on what comes in pieces of any size.
+        """
         pcm = event.payload or b""
         if Sound.of(event) != sound:
             raise wrong("audio-chunk: another format than audio-start's; send one throughout")
-        if len(pcm) % sound.frame_bytes:
-            raise wrong(f"audio-chunk: {len(pcm)} bytes; whole samples of all channels go here")
         seconds = self.service.limits.stream_seconds
         if held + len(pcm) > seconds * sound.rate * sound.frame_bytes:
             raise too_long(seconds)
@@ -240,6 +241,8 @@ class Endpoint:
     ) -> str:
         if not heard:
             return ""
+        if len(heard) % sound.frame_bytes:
+            raise wrong(f"audio-stop: {len(heard)} bytes; whole samples of all channels go here")
         seconds = self.service.limits.stream_seconds
         samples = await self.service.read(
             lambda: read_upload(sound.as_wav(heard), recogniser.rate, seconds)
