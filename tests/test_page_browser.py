@@ -191,7 +191,7 @@ def test_a_file_may_be_chosen_again(page: Page, tmp_path: Path) -> None:
         with page.expect_file_chooser() as chooser:
             page.click("#file")
         chooser.value.set_files(file)
-        assert status(page, " ms " if text else "not audio").startswith("again.wav: ")
+        assert status(page, " ms " if text else "empty; give an audio").startswith("again.wav: ")
         assert page.text_content("#text") == text
 
 

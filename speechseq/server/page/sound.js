@@ -11,11 +11,13 @@ const LENGTH_WAIT = 3000;
  * The browser's decoder resamples with a filter, which its audio nodes do not.
  */
 export async function readFile(file, rate, mostSeconds) {
+  // WebKit's decoder never answers to no bytes at all.
+  if (!file.size) throw new Error("empty; give an audio file");
   if (file.size > MOST_BYTES) {
     throw new Error(`larger than ${MOST_BYTES / 1e6} MB; cut it, or use speechseq transcribe`);
   }
   // Decoded first, an hour of a compressed file would fill gigabytes.
-  if (file.size) check(await secondsOf(file), mostSeconds);
+  check(await secondsOf(file), mostSeconds);
   const context = new OfflineAudioContext(1, 1, rate);
   let bytes;
   try {
