@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CHROMIUM = os.environ.get("SPEECHSEQ_CHROMIUM") or shutil.which("chromium")
 FLAGS = ("--no-sandbox", "--disable-gpu")
-MODELS = ("digits", "commands-en")
+MODELS = ("digits", "digits-live", "commands-en")
 HERE, THERE = "in this browser", "on the server"
 
 needs_chromium = pytest.mark.skipif(

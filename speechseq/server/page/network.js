@@ -8,6 +8,7 @@ import { ask } from "./server.js";
 const HERE = "in this browser";
 const THERE = "on the server";
 const RUNTIME = "./vendor/ort.wasm.bundle.min.mjs";
+const QUIET = 3; // onnxruntime's log severity: errors only, as in speechseq/model_file.py
 
 let failures = 0; // a browser keeps a module that could not be loaded, under its address
 
@@ -32,7 +33,8 @@ async function opened(bytes) {
   try {
     const ort = await import(failures ? `${RUNTIME}?${failures}` : RUNTIME);
     ort.env.wasm.numThreads = 1; // the fastest for small recurrent networks
-    return [ort, await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] })];
+    const options = { executionProviders: ["wasm"], logSeverityLevel: QUIET };
+    return [ort, await ort.InferenceSession.create(bytes, options)];
   } catch (error) {
     failures++;
     throw new Error(`onnxruntime-web: ${error.message}; try again, or another place`);
