@@ -184,6 +184,11 @@ def test_a_microphone_that_fails_is_let_go(playwright: Playwright, address: str)
         assert page.inner_text("#record") == "Record"
 
 
+def test_a_reloaded_page_names_no_file(page: Page) -> None:
+    """Firefox would keep the name of a file that the new page has not heard."""
+    assert page.get_attribute("#file", "autocomplete") == "off"
+
+
 def test_a_file_may_be_chosen_again(page: Page, tmp_path: Path) -> None:
     file = tmp_path / "again.wav"
     for samples, text in ((SAMPLE.read_bytes(), "seven zero eight"), (b"", "")):
