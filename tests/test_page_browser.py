@@ -184,6 +184,27 @@ def test_a_microphone_that_fails_is_let_go(playwright: Playwright, address: str)
         assert page.inner_text("#record") == "Record"
 
 
+def test_a_recording_whose_audio_never_ran_tells_what_may_lack(
+    playwright: Playwright, address: str
+) -> None:
+    """As in Firefox on a machine with a microphone and no loudspeakers."""
+    flags = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+    never = """() => {
+      const Running = AudioContext;
+      window.AudioContext = class extends Running {
+        constructor() { super(); this.suspend(); }
+      };
+    }"""
+    with chromium(playwright, *flags) as browser, opened(browser, address) as page:
+        status(page, "Ready.")
+        page.evaluate(never)
+        page.click("#record")
+        status(page, "Recording")
+        page.click("#record")
+        assert "connect loudspeakers" in status(page, "recording: holds no sound; ")
+        assert page.inner_text("#record") == "Record"
+
+
 def test_a_reloaded_page_names_no_file(page: Page) -> None:
     """Firefox would keep the name of a file that the new page has not heard."""
     assert page.get_attribute("#file", "autocomplete") == "off"

@@ -93,7 +93,10 @@ export async function startRecording(heard, gone) {
   return async () => {
     isOver = true; // what is still on its way belongs to the recording, but nobody is told
     await close();
-    if (!size) throw new Error("holds no sound; record longer");
+    if (!size) {
+      // Firefox runs no audio, and so hears none, on a machine that has nowhere to play it.
+      throw new Error("holds no sound; record longer, or connect loudspeakers: some browsers need them");
+    }
     return wavFile(joined(blocks, size), context.sampleRate);
   };
 }
