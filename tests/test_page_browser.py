@@ -254,7 +254,7 @@ def test_the_page_asks_for_a_token(browser: Browser) -> None:
         # A header cannot hold the second one; the field stays all the same.
         for token, told in (
             ("wrong", "Authorization"),
-            ("wo\u2011rd", "Headers"),
+            ("wo\u2011rd", "token: holds a letter that no header can hold"),
             ("word", "Ready."),
         ):
             assert page.is_visible("#token")

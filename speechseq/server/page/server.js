@@ -17,7 +17,7 @@ export class Refusal extends Error {
 
 /** Ask for a place beside the page; throw a Refusal where the answer is no success. */
 export async function ask(place, options = {}) {
-  const headers = new Headers(token ? { Authorization: `Bearer ${token}` } : {});
+  const headers = authorisation();
   let response;
   try {
     response = await fetch(place, { ...options, headers });
@@ -26,6 +26,14 @@ export async function ask(place, options = {}) {
   }
   if (!response.ok) throw new Refusal(response.status, await reasonOf(response));
   return response;
+}
+
+function authorisation() {
+  try {
+    return new Headers(token ? { Authorization: `Bearer ${token}` } : {});
+  } catch {
+    throw new Error("token: holds a letter that no header can hold; enter it again");
+  }
 }
 
 async function reasonOf(response) {
