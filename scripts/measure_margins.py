@@ -1,6 +1,6 @@
 """Measure what silence and faint noise around utterances do to a model's errors.
 
-    python scripts/measure_margins.py recipes/an4/strings.yaml an4
+    python scripts/measure_margins.py recipes/an4/margins.yaml an4
 
 The recipe's validation utterances are heard with so many seconds before and behind, of digital
 silence or with white noise over all. Prints word error rates, and the characters that are heard in
