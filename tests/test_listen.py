@@ -221,10 +221,13 @@ def test_words_come_before_the_pipe_ends(two_utterances: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "-: not wav (it ends at once); send what `arecord -f S16_LE` or `ffmpeg -f wav -`"),
-        (b"fLaC" + bytes(60), "-: not wav (file does not start with RIFF id); send what `arecord"),
+        (b"", "-: not plain wav (it ends at once); send 16 bits, one channel or two, as `arecord"),
+        (b"fLaC" + bytes(60), "-: not plain wav (file does not start with RIFF id); send 16 bits"),
         (piped(tone(400, 0.1), "PCM_16", 16000, 1)[:44], "-: holds no samples; send longer audio"),
-        (piped(tone(400, 0.1), "FLOAT", 16000, 1), "-: not wav (unknown format: 3); send what"),
+        (
+            piped(tone(400, 0.1), "FLOAT", 16000, 1),
+            "-: not plain wav (unknown format: 3); send 16 bits",
+        ),
         (
             piped(tone(400, 0.1), "PCM_16", 16000, 1)[:34] + b"\x40\0data\xff\xff\0\0",
             "-: samples of 8 bytes; send 16 bits",

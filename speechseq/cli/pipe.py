@@ -35,8 +35,9 @@ def standard_input() -> BinaryIO:
 def piped_blocks(stream: BinaryIO, rate: int) -> Iterator[np.ndarray]:
     """Yield mono samples (samples,) of a wav file at `rate`, as they come.
 
-    Whole numbers of 1 to 4 bytes, of any number of channels, as arecord and ffmpeg send them; what
-    the header says of the length, which they cannot know, is not minded.
+    Whole numbers of 1 to 4 bytes; of more than 16 bits or two channels only where the header is
+    a plain one, as Python 3.11 knows no extensible ones. What it says of the length, which who
+    sends it as it comes cannot know, is not minded.
 
     Raises:
         AudioError: it is no such file.
@@ -78,5 +79,6 @@ def _wav(stream: BinaryIO) -> wave.Wave_read:
     except (wave.Error, EOFError) as error:
         reason = str(error) or "it ends at once"
         raise AudioError(
-            f"{STDIN}: not wav ({reason}); send what `arecord -f S16_LE` or `ffmpeg -f wav -` gives"
+            f"{STDIN}: not plain wav ({reason}); send 16 bits, one channel or two, as "
+            f"`arecord -f S16_LE` or `ffmpeg -f wav -c:a pcm_s16le -`"
         ) from None
