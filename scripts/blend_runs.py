@@ -1,6 +1,6 @@
 """Blend the weights of a run with those of one that went on from it.
 
-    python scripts/blend_runs.py runs/an4_strings runs/an4_margins --share 0.6 -o runs/an4
+    python scripts/blend_runs.py runs/an4_strings runs/an4_margins --share 0.6 -o runs/an4_blended
 
 What a network forgot when it learnt for other conditions comes back, and most of what it learnt
 stays. The new run has the second one's recipe.

@@ -59,6 +59,7 @@ SOURCES = {
     "commands-ar": Source("arabic_speech_commands/commands", "validation"),
     "commands-ar-small": Source("arabic_speech_commands/small", "validation"),
     "commands-ar-tiny": Source("arabic_speech_commands/tiny", "validation"),
+    # Its run is a blend: scripts/blend_runs.py, then --run.
     "an4": Source("an4/margins", "validation", int8=True),
 }
 """The bundled models."""
