@@ -170,6 +170,43 @@ def client():
         yield made
 
 
+@pytest.fixture(scope="module")
+def playwright():
+    """Playwright, for a module: while it runs, nothing else in its thread may run an event loop."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def browser(playwright):
+    """Headless Chromium."""
+    from browsed import chromium
+
+    with chromium(playwright) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def address():
+    """The address of a server of the page and bundled models."""
+    from browsed import page_server
+
+    with page_server() as served:
+        yield served
+
+
+@pytest.fixture
+def page(browser, address: str):
+    """The page on a phone, ready."""
+    from browsed import opened, status
+
+    with opened(browser, address, viewport={"width": 360, "height": 740}) as made:
+        status(made, "Ready.")
+        yield made
+
+
 RECIPE = """
 name: tones
 data: {{corpus: jsonl, root: "{root}", tokens: {tokens}}}
