@@ -11,20 +11,17 @@ Source: Wortsman et al. 2022, Robust fine-tuning of zero-shot models (WiSE-FT).
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
 import torch
 from command_line import one_line_errors, parser_of
-from safetensors.torch import save
+from runs import reweighted
 
 from speechseq.errors import ModelError
-from speechseq.files import atomic_write
-from speechseq.model_file import RUN_DATA, RUN_MODEL, RUN_RECIPE, RUN_VOCABULARY, RUN_WEIGHTS
+from speechseq.model_file import RUN_MODEL, RUN_WEIGHTS
 from speechseq.training.encoder import load_network
-from speechseq.training.export import export
-from speechseq.training.run_folder import read_run, refuse_run
+from speechseq.training.run_folder import read_run
 
 
 def blend(first: Path, second: Path, share: float, run: Path) -> None:
@@ -47,15 +44,9 @@ def blend(first: Path, second: Path, share: float, run: Path) -> None:
         load_network(folder / RUN_WEIGHTS, *read)
         for folder, read in ((first, theirs), (second, ours))
     ]
-    refuse_run(run)
     ones, others = (network.state_dict() for network in networks)
     weights = {name: torch.lerp(ones[name], others[name], share) for name in ones}
-    run.mkdir(parents=True, exist_ok=True)
-    with atomic_write(run / RUN_WEIGHTS) as file:
-        file.write(save(weights))
-    for name in (RUN_DATA, RUN_VOCABULARY, RUN_RECIPE):
-        shutil.copyfile(second / name, run / name)
-    export(run, run / RUN_MODEL, note=lambda text: print(text, file=sys.stderr))
+    reweighted(second, weights, run)
 
 
 def share_of(text: str) -> float:

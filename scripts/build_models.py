@@ -55,6 +55,7 @@ class Source:
 SOURCES = {
     "digits": Source("fsdd/digits_final", "test"),
     "digits-live": Source("fsdd/one_direction_voices", "test"),
+    # Its run is weighed: scripts/weigh_unknown.py, then --run.
     "commands-en": Source("speech_commands/nine_classes_final", "canonical-test"),
     "commands-ar": Source("arabic_speech_commands/commands", "validation"),
     "commands-ar-small": Source("arabic_speech_commands/small", "validation"),

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors.torch import save
+from torch import Tensor
+
 from speechseq.files import atomic_write
-from speechseq.model_file import RUN_MODEL, RUN_WEIGHTS
+from speechseq.model_file import RUN_DATA, RUN_MODEL, RUN_RECIPE, RUN_VOCABULARY, RUN_WEIGHTS
 from speechseq.recipe import Recipe
 from speechseq.run_table import read_metrics
 from speechseq.training.encoder import load_network, parameters
+from speechseq.training.export import export
 from speechseq.training.loop import train
 from speechseq.training.notes import Note
-from speechseq.training.run_folder import holds_run, read_run
+from speechseq.training.run_folder import holds_run, read_run, refuse_run
 
 BEGIN, END = "<!-- measured -->\n", "\n<!-- end -->"
 
@@ -28,6 +34,21 @@ def trained(recipe: Recipe, run: Path, *, device: str, note: Note = lambda text:
         train(recipe, run, device=device, resume=holds_run(run), note=note)
         print(f"{run.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
     return run
+
+
+def reweighted(run: Path, weights: Mapping[str, Tensor], target: Path) -> None:
+    """Write a run that is another with other weights, its model file too.
+
+    Raises:
+        ModelError: `target` holds a run already.
+    """
+    refuse_run(target)
+    target.mkdir(parents=True, exist_ok=True)
+    with atomic_write(target / RUN_WEIGHTS) as file:
+        file.write(save(dict(weights)))
+    for name in (RUN_DATA, RUN_VOCABULARY, RUN_RECIPE):
+        shutil.copyfile(run / name, target / name)
+    export(target, target / RUN_MODEL, note=lambda text: print(text, file=sys.stderr))
 
 
 def cost(run: Path) -> tuple[int, float]:
