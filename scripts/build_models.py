@@ -52,16 +52,15 @@ class Source:
         return ROOT / "recipes" / f"{self.place}.card.yaml"
 
 
+# The runs of commands-en (weigh_unknown.py) and an4 (blend_runs.py) are named by --run.
 SOURCES = {
     "digits": Source("fsdd/digits_final", "test"),
     "digits-live": Source("fsdd/one_direction_voices", "test"),
-    # Its run is weighed: scripts/weigh_unknown.py, then --run.
     "commands-en": Source("speech_commands/nine_classes_final", "canonical-test"),
     "commands-ar": Source("arabic_speech_commands/commands", "validation"),
     "commands-ar-small": Source("arabic_speech_commands/small", "validation"),
     "commands-ar-tiny": Source("arabic_speech_commands/tiny", "validation"),
-    # Its run is a blend: scripts/blend_runs.py, then --run.
-    "an4": Source("an4/margins", "validation", int8=True),
+    "an4": Source("an4/final", int8=True),
 }
 """The bundled models."""
 
