@@ -26,7 +26,7 @@ from speechseq.recogniser import load
 from speechseq.splits import load_split
 from speechseq.tokens import NO_TEXT, UNKNOWN
 from speechseq.training.encoder import load_network
-from speechseq.training.run_folder import read_run
+from speechseq.training.run_folder import read_run, refuse_run
 
 OFFSETS = np.arange(0, 31) / 10
 """What is tried."""
@@ -67,6 +67,7 @@ def weigh(run: Path, target: Path) -> float:
     recipe, vocabulary = read_run(run)
     if UNKNOWN not in vocabulary.tokens:
         raise ModelError(f"{run}: tells no class {UNKNOWN}; name the run of a recipe that has it")
+    refuse_run(target)
     log_probs, labels = log_probs_of(run)
     chosen, least = 0.0, counts(log_probs, labels, vocabulary.tokens, 0.0)[0]
     for offset in OFFSETS.tolist():
