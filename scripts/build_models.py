@@ -2,7 +2,8 @@
 
     python scripts/build_models.py digits [--run runs/digits_final]
 
-An existing run folder is taken as it is. Writes speechseq/models/NAME.onnx and NAME.md.
+An existing run folder is taken as it is; one that a script makes of trained ones must be there.
+Writes speechseq/models/NAME.onnx and NAME.md.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from command_line import one_line_errors, parser_of
 from runs import trained
 
+from speechseq.errors import ModelError
 from speechseq.evaluation import Report, evaluate
 from speechseq.files import atomic_write
 from speechseq.model_file import BUNDLED, read_model
@@ -24,7 +26,7 @@ from speechseq.recipe_file import read_recipe
 from speechseq.recogniser import load
 from speechseq.splits import load_split
 from speechseq.training.export import export, read_card
-from speechseq.training.run_folder import read_run
+from speechseq.training.run_folder import holds_run, read_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,12 +36,14 @@ class Source:
     """What a bundled model comes from: a recipe under recipes/, whose card stands beside it.
 
     It is measured on `split`. A final run, which has heard all there is, is measured on none: its
-    card says how its like did. `int8` makes it a quarter as large.
+    card says how its like did. `int8` makes it a quarter as large. `made` names the run that a
+    script makes of trained ones, where that is bundled: it is not trained here.
     """
 
     place: str
     split: str = ""
     int8: bool = False
+    made: str = ""
 
     @property
     def recipe(self) -> Path:
@@ -52,15 +56,16 @@ class Source:
         return ROOT / "recipes" / f"{self.place}.card.yaml"
 
 
-# The runs of commands-en (weigh_unknown.py) and an4 (blend_runs.py) are named by --run.
 SOURCES = {
     "digits": Source("fsdd/digits_final", "test"),
     "digits-live": Source("fsdd/one_direction_voices", "test"),
-    "commands-en": Source("speech_commands/nine_classes_final", "canonical-test"),
+    "commands-en": Source(
+        "speech_commands/nine_classes_final", "canonical-test", made="nine_classes_weighed"
+    ),
     "commands-ar": Source("arabic_speech_commands/commands", "validation"),
     "commands-ar-small": Source("arabic_speech_commands/small", "validation"),
     "commands-ar-tiny": Source("arabic_speech_commands/tiny", "validation"),
-    "an4": Source("an4/final", int8=True),
+    "an4": Source("an4/final", int8=True, made="an4_final_blended"),
 }
 """The bundled models."""
 
@@ -91,11 +96,16 @@ def build(name: str, run: Path) -> None:
     """Train (where `run` is not there), evaluate, export with the card.
 
     Raises:
-        SpeechseqError: as training, evaluation and export.
+        SpeechseqError: as training, evaluation and export; a run that is made is not there.
     """
     source = SOURCES[name]
-    recipe, _ = read_run(trained(read_recipe(source.recipe), run, device="auto", note=_note))
-    card = read_card(source.card) | {"name": name, "seed": recipe.seed}
+    card = read_card(source.card)
+    if not source.made:
+        trained(read_recipe(source.recipe), run, device="auto", note=_note)
+    elif not holds_run(run):
+        raise ModelError(f"{run}: no run is there; make it so: {card['command']}")
+    recipe, _ = read_run(run)
+    card |= {"name": name, "seed": recipe.seed}
     target = BUNDLED / f"{name}.onnx"
     clips = load_split(recipe.data, "validation", recipe.seed)
     if source.split:
@@ -122,7 +132,8 @@ def main() -> int:
     parser.add_argument("--run", type=Path, help="run folder (default: that of the recipe)")
     arguments = parser.parse_args()
     with one_line_errors():
-        own = read_recipe(SOURCES[arguments.name].recipe).name
+        source = SOURCES[arguments.name]
+        own = source.made or read_recipe(source.recipe).name
         build(arguments.name, arguments.run or ROOT / "runs" / own)
     return 0
 

@@ -69,12 +69,10 @@ def weigh(run: Path, target: Path) -> float:
         raise ModelError(f"{run}: tells no class {UNKNOWN}; name the run of a recipe that has it")
     refuse_run(target)
     log_probs, labels = log_probs_of(run)
-    chosen, least = 0.0, counts(log_probs, labels, vocabulary.tokens, 0.0)[0]
-    for offset in OFFSETS.tolist():
-        right, refused = counts(log_probs, labels, vocabulary.tokens, offset)
+    found = {x: counts(log_probs, labels, vocabulary.tokens, x) for x in OFFSETS.tolist()}
+    for offset, (right, refused) in found.items():
         print(f"{offset:.1f}: {right} known words right, {refused} unknown ones refused")
-        if right >= least:
-            chosen = offset
+    chosen: float = max(offset for offset, (right, _) in found.items() if right >= found[0.0][0])
     weights = load_network(run / RUN_WEIGHTS, recipe, vocabulary).state_dict()
     unknown = vocabulary.tokens.index(UNKNOWN)
     scores = [place for place, told in enumerate(vocabulary.told_as) if told == unknown]

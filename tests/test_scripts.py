@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechseq.errors import UsageError
+from speechseq.errors import ModelError, UsageError
 from speechseq.evaluation import Item
 from speechseq.model_file import BUNDLED, bundled_names, read_model
 from speechseq.recipe import Recipe, TrainingSettings
@@ -194,3 +194,12 @@ def test_a_bundled_model_says_what_its_card_beside_the_recipe_says(name: str) ->
     }
     page = (BUNDLED / f"{name}.md").read_text(encoding="utf-8")
     assert page == build_models.markdown(card)
+
+
+def test_a_made_run_that_is_not_there_is_not_trained(tmp_path: Path) -> None:
+    import build_models
+
+    for name in ("an4", "commands-en"):
+        with pytest.raises(ModelError, match=r"no run is there; make it so: .* python scripts/"):
+            build_models.build(name, tmp_path / "made")
+    assert not (tmp_path / "made").exists()

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from conftest import Call
+from conftest import RATE, Call, tone
 from safetensors.torch import load_file
 
 from speechseq.audio import write_wav
@@ -45,12 +45,9 @@ def spotter(tmp_path: Path, call: Call, write_recipe) -> Path:
     root = tmp_path / "words"
     for number in range(24):
         for name, hertz in (("low", 300.0), ("high", 2500.0), (UNKNOWN, 600.0 + 80 * number)):
-            steps = np.arange(3200) / 8000
             path = root / name / f"s{number % 6}_nohash_{number}.wav"
             path.parent.mkdir(parents=True, exist_ok=True)
-            noise = np.random.default_rng(number).normal(size=3200)
-            samples = 0.3 * np.sin(2 * np.pi * hertz * steps) + 0.003 * noise
-            write_wav(path, samples.astype(np.float32), 8000)
+            write_wav(path, tone(hertz, 0.4, seed=number), RATE)
     recipe = write_recipe("classes")
     recipe.write_text(recipe.read_text().replace("corpus: jsonl", "corpus: folder"))
     run = tmp_path / "run"
