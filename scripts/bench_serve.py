@@ -1,11 +1,13 @@
 """Measure the server: throughput and latency of 1, 8 and 32 clients, against one after the other.
 
-    python scripts/bench_serve.py [-m MODEL] [--clients 1 8 32] [--seconds 3] [--rounds 2]
+    python scripts/bench_serve.py [-m MODEL] [--clients 1 8 32] [--processes 2] [--seconds 3]
+        [--rounds 2]
 
-Two servers are started on loopback, and the clips of data/samples are sent to them: each client
+Three servers are started on loopback, and the clips of data/samples are sent to them: each client
 sends its next one, over the same connection, as soon as it has an answer. One client is one request
-after the other. The last row's server batches nothing. Rows take turns, so that another load of the
-machine falls on all of them alike.
+after the other. One server is several processes, where the system spreads connections over them
+(Linux); the last row's batches nothing. Rows take turns, so that another load of the machine falls
+on all of them alike.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -144,17 +146,26 @@ async def _is_text(reader: asyncio.StreamReader) -> bool:
 def measure(arguments: argparse.Namespace) -> dict[str, Outcome]:
     """Return the outcome of each row, its rounds added up."""
     clips = read_clips()
-    rows = {f"{count} clients": (count, 0) for count in arguments.clients}
-    rows[f"{max(arguments.clients)} unbatched"] = (max(arguments.clients), 1)
-    outcomes = {name: Outcome() for name in rows}
-    with server(arguments.model) as batching, server(arguments.model, "--batch", "1") as alone:
-        ports = (batching.port, alone.port)
-        for port in ports:
-            asyncio.run(load(port, 1, 0.3, clips))
+    together = "--processes", str(arguments.processes)
+    servers = {
+        " clients": (),
+        f", {together[1]} processes": together,
+        " unbatched": ("--batch", "1"),
+    }
+    rows = [(count, kind) for kind in list(servers)[:2] for count in arguments.clients]
+    rows.append((max(arguments.clients), " unbatched"))
+    outcomes = {f"{count}{kind}": Outcome() for count, kind in rows}
+    with ExitStack() as stack:
+        ports = {
+            kind: stack.enter_context(server(arguments.model, *flags)).port
+            for kind, flags in servers.items()
+        }
+        for port in ports.values():
+            asyncio.run(load(port, arguments.processes, 0.3, clips))
         for _ in range(arguments.rounds):
-            for name, (count, which) in rows.items():
-                found = asyncio.run(load(ports[which], count, arguments.seconds, clips))
-                _add(outcomes[name], found)
+            for count, kind in rows:
+                found = asyncio.run(load(ports[kind], count, arguments.seconds, clips))
+                _add(outcomes[f"{count}{kind}"], found)
     return outcomes
 
 
@@ -168,7 +179,7 @@ def _add(whole: Outcome, found: Outcome) -> None:
 def table(outcomes: dict[str, Outcome]) -> Iterator[str]:
     """Yield one row a way of asking; the last column is against the first row's rate."""
     names = "".join(f"{f'p{percent}':>9}" for percent in PERCENTILES)
-    yield f"{'':14}{'answers':>9}{'failed':>8}{'per s':>9}{'audio s/s':>11}{names} ms{'times':>8}"
+    yield f"{'':16}{'answers':>9}{'failed':>8}{'per s':>9}{'audio s/s':>11}{names} ms{'times':>8}"
     first = next(iter(outcomes.values()))
     for name, outcome in outcomes.items():
         if not outcome.latencies:
@@ -176,7 +187,7 @@ def table(outcomes: dict[str, Outcome]) -> Iterator[str]:
         spread = np.percentile(1000 * np.array(outcome.latencies), PERCENTILES)
         shown = "".join(f"{value:>9.1f}" for value in spread)
         yield (
-            f"{name:14}{len(outcome.latencies):>9}{outcome.failed:>8}{outcome.rate:>9.1f}"
+            f"{name:16}{len(outcome.latencies):>9}{outcome.failed:>8}{outcome.rate:>9.1f}"
             f"{sum(outcome.audio) / outcome.wall:>11.1f}{shown}   {outcome.rate / first.rate:>8.2f}"
         )
 
@@ -187,6 +198,7 @@ def main() -> None:
     add = parser.add_argument
     add("-m", "--model", default=DEFAULT_MODEL, help="name, file or run folder")
     add("--clients", type=natural, nargs="+", default=[1, 8, 32], help="at once (default: 1 8 32)")
+    add("--processes", type=natural, default=2, help="of the server that has several (default: 2)")
     add("--seconds", type=positive, default=3.0, help="of each row and round (default: 3)")
     add("--rounds", type=natural, default=2, help="over all rows (default: 2)")
     arguments = parser.parse_args()

@@ -1,6 +1,7 @@
 """Try to break the server: hostile uploads, slow senders, many connections, and a long soak.
 
-    python scripts/soak_serve.py [-m MODEL] [--hostile 500] [--connections 1000] [--minutes 30]
+    python scripts/soak_serve.py [-m MODEL] [--processes 1] [--hostile 500] [--connections 1000]
+        [--minutes 30]
 
 A server is started on loopback. First come damaged uploads; then many connections that say nothing,
 or little by little, beside a client that wants answers; then clients that ask all the time, every
@@ -107,10 +108,12 @@ def _shown(found: Counter[int]) -> str:
 
 
 def resident_megabytes(pid: int) -> float:
-    """Return a process' resident memory, as Linux tells it."""
+    """Return the resident memory of a process and those it started, as Linux tells it."""
     status = Path(f"/proc/{pid}/status").read_text()
     found = re.search(r"VmRSS:\s+(\d+) kB", status)
-    return int(found[1]) / 1e3 if found else 0.0
+    own = int(found[1]) / 1e3 if found else 0.0
+    started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return own + sum(resident_megabytes(int(child)) for child in started)
 
 
 class Attack:
@@ -229,6 +232,7 @@ def main() -> int:
     parser = parser_of(__doc__)
     add = parser.add_argument
     add("-m", "--model", default=DEFAULT_MODEL, help="name, file or run folder")
+    add("--processes", type=natural, default=1, help="that share the address (default: 1)")
     add("--hostile", type=natural, default=500, help="damaged uploads (default: 500)")
     add("--connections", type=natural, default=1000, help="held open (default: 1000)")
     add("--minutes", type=positive, default=30.0, help="of the soak (default: 30)")
@@ -236,7 +240,7 @@ def main() -> int:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     with one_line_errors():
-        with server(arguments.model) as target:
+        with server(arguments.model, "--processes", str(arguments.processes)) as target:
             problems = asyncio.run(attack(target, arguments))
         for problem, times in Counter(problems).items():
             print(f"{times} x {problem}")

@@ -31,8 +31,6 @@ from speechseq.server.listening import listen
 from speechseq.server.service import Service
 from speechseq.server.wyoming import Endpoint, Offer, serve
 
-ROOT = Path(__file__).parents[1]
-SAMPLE = ROOT / "data" / "samples" / "seven_zero_eight.wav"
 CARD = {"corpus": "Words of ours", "licence": "CC0", "homepage": "https://example.org/words"}
 FORMAT = {"rate": RATE, "width": 2, "channels": 1}
 START = AudioStart(**FORMAT)

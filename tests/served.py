@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import http.client
 import io
+import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +23,7 @@ import pytest
 import soundfile
 from starlette.testclient import TestClient
 
+from speechseq.cli.serve import TOKEN_VARIABLE
 from speechseq.recipe_checks import recipe_from_dict
 from speechseq.recogniser import Recogniser
 from speechseq.server.app import build_app
@@ -123,6 +127,21 @@ def stoppable(
 
 
 ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "data" / "samples" / "seven_zero_eight.wav"
+
+
+def fresh(*words: str) -> subprocess.Popen[str]:
+    """Python in a process of its own, without a token around."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop(TOKEN_VARIABLE, None)
+    return subprocess.Popen(
+        [sys.executable, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+    )
 
 
 @contextmanager

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +14,10 @@ import pytest
 from conftest import Fails
 from served import (
     RATE,
+    SAMPLE,
     Held,
     answer_of,
+    fresh,
     is_open,
     lacks,
     live,
@@ -38,9 +37,6 @@ from speechseq.recogniser import load
 from speechseq.server.hosts import is_loopback
 from speechseq.server.listening import listen
 from speechseq.server.service import warm
-
-ROOT = Path(__file__).parents[1]
-SAMPLE = ROOT / "data" / "samples" / "seven_zero_eight.wav"
 
 
 def test_openais_own_client(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,19 +241,6 @@ def test_a_model_that_cannot_be_run_is_found_out_at_once() -> None:
 
     with pytest.raises(ModelError):
         warm({"a": recogniser(saying(0, then=fail))})
-
-
-def fresh(*words: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment.pop(command.TOKEN_VARIABLE, None)
-    return subprocess.Popen(
-        [sys.executable, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        cwd=ROOT,
-    )
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from served import RATE, ROOT, recogniser, refused, saying, service_of, serving
+from served import RATE, SAMPLE, recogniser, refused, saying, service_of, serving
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 from test_server import WORD_TIMES
@@ -20,9 +20,6 @@ from test_server import WORD_TIMES
 from speechseq.errors import ModelError
 from speechseq.server import limits, streams
 from speechseq.server.sound import read_pcm
-
-SAMPLE = ROOT / "data" / "samples" / "seven_zero_eight.wav"
-
 
 START = {"type": "start", "rate": RATE}
 FINISH = {"type": "finish"}

@@ -13,7 +13,6 @@ import soundfile
 import soxr
 from connected import (
     CARD,
-    SAMPLE,
     START,
     STOP,
     UTTERANCE,
@@ -26,7 +25,7 @@ from connected import (
     serving,
     texts,
 )
-from served import RATE, Held, saying
+from served import RATE, SAMPLE, Held, saying
 from wyoming.asr import Transcribe, Transcript
 from wyoming.audio import AudioChunk, AudioStart
 from wyoming.client import AsyncClient

@@ -12,8 +12,8 @@ from typing import BinaryIO, cast
 
 import pytest
 from conftest import Fails
-from connected import ROOT, SAMPLE, answers, in_chunks
-from served import lacks
+from connected import answers, in_chunks
+from served import ROOT, SAMPLE, lacks
 from wyoming.asr import Transcribe
 from wyoming.client import AsyncClient
 from wyoming.event import read_event, write_event

@@ -27,6 +27,7 @@ from speechseq.server.limits import Limits
 HELP = "serve recognition: a page for browsers, HTTP and WebSocket"
 LIMITS = {limit.name: limit.metadata["meaning"] for limit in fields(Limits)}
 MOST_PORT = 65535
+MOST_PROCESSES = 64
 SWITCH_SECONDS = 0.0005
 """How long the decoding thread may keep the interpreter's lock from the event loop: a tenth of
 Python's default, with which 32 clients had a fifth less throughput (in turns, busy machine)."""
@@ -41,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--token-file", type=Path, metavar="FILE", help=f"holds the token (or ${TOKEN_VARIABLE})"
     )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="that share the address, each with models and limits of its own (default: 1; Linux)",
+    )
     add_bounds(parser, LIMITS)
 
 
@@ -50,26 +58,33 @@ def run(arguments: argparse.Namespace) -> None:
     if not 0 <= arguments.port <= MOST_PORT:
         raise UsageError(f"--port {arguments.port}: 0 to {MOST_PORT} goes here")
     _check_host(arguments.host, token)
+    _check_processes(arguments.processes)
     need_packages("serve", SERVER_PACKAGES)
-    recognisers = open_recognisers(arguments)
     import asyncio
     import signal
 
+    from speechseq.server.listening import build_server, serve
+    from speechseq.server.processes import listen_together, spread
+
+    names = by_name(arguments.model)
+    listeners = listen_together(arguments.host, arguments.port, arguments.processes)
+    where = f"{in_brackets(arguments.host)}:{listeners[0].getsockname()[1]}"
+    place = spread(listeners, lambda: note(f"serving {', '.join(names)} at http://{where}"), note)
+    # Counters are shared from now on; prometheus_client looks when it is imported.
     from speechseq.server.app import build_app
-    from speechseq.server.listening import build_server, listen, serve
     from speechseq.server.service import warm
 
-    warm(recognisers)
-    log_to_stderr(debug=arguments.debug)
-    files = _model_files(arguments.model)
-    app = build_app(recognisers, limits, token=token, model_files=files)
-    server = build_server(app, limits)
-    listener = listen(arguments.host, arguments.port)
-    sys.setswitchinterval(SWITCH_SECONDS)
-    signal.signal(signal.SIGTERM, _stop)  # uvicorn raises it anew when all that ran is finished
-    where = f"{in_brackets(arguments.host)}:{listener.getsockname()[1]}"
-    note(f"serving {', '.join(recognisers)} at http://{where}")
-    asyncio.run(serve(server, listener, limits))
+    with place.listener:
+        recognisers = open_recognisers(arguments)
+        warm(recognisers)
+        log_to_stderr(debug=arguments.debug)
+        files = _model_files(arguments.model)
+        app = build_app(recognisers, limits, token=token, model_files=files)
+        server = build_server(app, limits)
+        sys.setswitchinterval(SWITCH_SECONDS)
+        signal.signal(signal.SIGTERM, _stop)  # uvicorn raises it anew when all that ran is finished
+        place.ready()
+        asyncio.run(serve(server, place.listener, limits, place.watched))
 
 
 def _model_files(models: Sequence[str] | None) -> dict[str, Path]:
@@ -115,6 +130,20 @@ def _check_host(host: str, token: str | None) -> None:
     if token is None and not is_loopback(host):
         raise UsageError(
             f"--host {host}: others can reach it; give a token in --token-file or ${TOKEN_VARIABLE}"
+        )
+
+
+def _check_processes(count: int) -> None:
+    """See that so many processes can share an address here.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    if not 1 <= count <= MOST_PROCESSES:
+        raise UsageError(f"--processes {count}: 1 to {MOST_PROCESSES} goes here")
+    if count > 1 and sys.platform != "linux":
+        raise UsageError(
+            f"--processes {count}: no system but Linux spreads connections; leave it out"
         )
 
 

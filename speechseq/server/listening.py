@@ -103,8 +103,8 @@ class Socket(WebSocketsSansIOProtocol, InPieces):
             super().shutdown()
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Open a listening socket; port 0 takes a free one.
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """Open a listening socket; port 0 takes a free one. Shared ones may be several at one port.
 
     Raises:
         SpeechseqError: it cannot be opened.
@@ -112,7 +112,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, *_, address = found[0]
-        opened = socket.create_server(address, family=family, backlog=BACKLOG)
+        opened = socket.create_server(address, family=family, backlog=BACKLOG, reuse_port=shared)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -146,14 +146,32 @@ def build_server(app: ASGIApp, limits: Limits) -> uvicorn.Server:
     )
 
 
-async def serve(server: uvicorn.Server, listener: socket.socket, limits: Limits) -> None:
-    """Serve until a signal, or `server.should_exit`; what runs is finished first."""
+async def serve(
+    server: uvicorn.Server, listener: socket.socket, limits: Limits, watched: int | None = None
+) -> None:
+    """Serve until a signal, `server.should_exit`, or the end of `watched`, a pipe.
+
+    What runs is finished first.
+    """
     connections = server.server_state.connections
     watch = asyncio.create_task(drop_silent(connections, limits.header_seconds))
+    if watched is not None:
+        stop_at_end(server, watched)
     try:
         await server.serve(sockets=[listener])
     finally:
         watch.cancel()
+
+
+def stop_at_end(server: uvicorn.Server, watched: int) -> None:
+    """Let a server stop when a pipe ends: nobody holds its other end any more."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        loop.remove_reader(watched)
+        server.should_exit = True
+
+    loop.add_reader(watched, stop)
 
 
 async def drop_silent(connections: Collection[Any], header_seconds: float) -> None:

@@ -71,12 +71,14 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Recognise while this lasts."""
         self._batching = asyncio.create_task(self.batcher.run())
+        telling = asyncio.create_task(self.metrics.keep_fresh())
         try:
             yield
         finally:
-            self._batching.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._batching
+            for task in (self._batching, telling):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
             self.batcher.close()
             self._readers.shutdown()
 
