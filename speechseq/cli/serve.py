@@ -70,6 +70,8 @@ def run(arguments: argparse.Namespace) -> None:
     listeners = listen_together(arguments.host, arguments.port, arguments.processes)
     where = f"{in_brackets(arguments.host)}:{listeners[0].getsockname()[1]}"
     place = spread(listeners, lambda: note(f"serving {', '.join(names)} at http://{where}"), note)
+    if isinstance(place, int):
+        sys.exit(place)
     # Counters are shared from now on; prometheus_client looks when it is imported.
     from speechseq.server.app import build_app
     from speechseq.server.service import warm

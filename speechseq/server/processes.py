@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -51,13 +50,13 @@ class Place:
 
 def spread(
     listeners: Sequence[socket.socket], ready: Callable[[], None], note: Callable[[str], None]
-) -> Place:
+) -> Place | int:
     """Go on in a new process for each listener, or in this one if there is one alone.
 
-    It returns in the new processes only; `ready` is called here, once all of them are.
+    Here it calls `ready` once all of them are, and returns an exit code once they have ended: 0 if
+    they were told to, or that of one which could not start.
 
     Raises:
-        SystemExit: all of them have ended, as they were told to or as one of them could not start.
         KeyboardInterrupt: they were interrupted.
     """
     if len(listeners) == 1:
@@ -79,11 +78,11 @@ class _Watch:
         for number in STOPPING:
             signal.signal(number, self._stop)
 
-    def place(self, ready: Callable[[], None]) -> Place:
+    def place(self, ready: Callable[[], None]) -> Place | int:
         """Start the processes and look after them; as `spread`."""
         # The first one by itself: what is wrong with a model is said once.
         for some in (self._listeners[:1], self._listeners[1:]):
-            if place := self._start(some):
+            if (place := self._start(some)) is not None:
                 return place
         if not self._told:
             ready()
@@ -94,17 +93,16 @@ class _Watch:
                 continue
             self._note(f"a process has ended ({_end_of(status)}); starting another")
             time.sleep(REST_SECONDS)
-            if place := self._start([listener]):
+            if (place := self._start([listener])) is not None:
                 return place
         if signal.SIGINT in self._told:
             raise KeyboardInterrupt
-        sys.exit(0)
+        return 0
 
-    def _start(self, listeners: Sequence[socket.socket]) -> Place | None:
+    def _start(self, listeners: Sequence[socket.socket]) -> Place | int | None:
         """Start a process for each listener; return None here, once they are ready.
 
-        Raises:
-            SystemExit: one could not start, of which it has told; the others are ended.
+        Of one that could not start, and has told why, it returns the exit code; all have ended.
         """
         starting: dict[int, int] = {}
         for listener in listeners:
@@ -128,7 +126,7 @@ class _Watch:
             self._stop(signal.SIGTERM)
             while self._running:
                 self._forget(os.waitpid(-1, 0)[0])
-            sys.exit(max(os.waitstatus_to_exitcode(status), 1))
+            return max(os.waitstatus_to_exitcode(status), 1)
         return None
 
     def _begin(self, listener: socket.socket, writing: int) -> Place:
