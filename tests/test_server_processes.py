@@ -38,11 +38,16 @@ COUNT = 2
 Place = tuple[str, int]
 
 
+def command(before: str = "") -> subprocess.Popen[str]:
+    """The command with COUNT processes, after other lines of Python."""
+    program = f"from speechseq.cli import run, serve\nimport os, signal\n{before}\nrun()"
+    return fresh("-c", program, "serve", "--port", "0", "--processes", str(COUNT))
+
+
 @contextmanager
-def together(*words: str) -> Iterator[tuple[subprocess.Popen[str], Place]]:
-    """The command with COUNT processes, and where it serves."""
-    command = ["-m", "speechseq", "serve", "--port", "0", "--processes", str(COUNT), *words]
-    with fresh(*command) as server:
+def together(before: str = "") -> Iterator[tuple[subprocess.Popen[str], Place]]:
+    """The command, and where it serves."""
+    with command(before) as server:
         try:
             assert server.stderr
             line = server.stderr.readline()
@@ -188,6 +193,19 @@ def test_one_that_ends_is_followed_by_another() -> None:
         assert {ask(place) for _ in range(12)} == {"seven zero eight"}
         assert second in children_of(server.pid)
         assert answers(place) == 13.0
+        server.send_signal(signal.SIGTERM)
+        assert server.communicate(timeout=30) == ("", "")
+        assert server.returncode == 0
+
+
+def test_the_end_of_a_process_that_is_not_its_own_is_nothing_to_it() -> None:
+    """So do orphans end in a container, whose first process it may be."""
+    with together("os.fork() or signal.pause()") as (server, place):
+        other, *own = children_of(server.pid)
+        assert len(own) == COUNT
+        os.kill(other, signal.SIGKILL)
+        until(lambda: not Path(f"/proc/{other}").exists())
+        assert ask(place) == "seven zero eight"
         server.send_signal(signal.SIGTERM)
         assert server.communicate(timeout=30) == ("", "")
         assert server.returncode == 0

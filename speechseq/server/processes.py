@@ -87,8 +87,7 @@ class _Watch:
         if not self._told:
             ready()
         while self._running:
-            number, status = os.waitpid(-1, 0)
-            listener = self._forget(number)
+            listener, status = self._next_end()
             if self._told:
                 continue
             self._note(f"a process has ended ({_end_of(status)}); starting another")
@@ -125,7 +124,7 @@ class _Watch:
             self._forget(failed[0])
             self._stop(signal.SIGTERM)
             while self._running:
-                self._forget(os.waitpid(-1, 0)[0])
+                self._next_end()
             return max(os.waitstatus_to_exitcode(status), 1)
         return None
 
@@ -157,6 +156,13 @@ class _Watch:
         for process in self._running:
             with suppress(ProcessLookupError):
                 os.kill(process, passed_on)
+
+    def _next_end(self) -> tuple[socket.socket, int]:
+        """Wait until one of the processes has ended; return its listener and status."""
+        number, status = os.waitpid(-1, 0)
+        while number not in self._running:  # a container's first process has orphans to bury, too
+            number, status = os.waitpid(-1, 0)
+        return self._forget(number), status
 
     def _forget(self, number: int) -> socket.socket:
         """Forget a process that has ended, and what it told of the moment."""
