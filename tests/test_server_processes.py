@@ -238,6 +238,13 @@ def test_what_is_wrong_is_said_once(fails: Fails, tmp_path: Path) -> None:
     assert "bad.onnx" in err
 
 
+def test_one_that_is_ended_as_it_starts_is_told_of() -> None:
+    with command("serve.open_recognisers = lambda _: os.kill(os.getpid(), 9)") as server:
+        out, err = server.communicate(timeout=60)
+    assert (server.returncode, out) == (1, "")
+    assert "--processes: one ended as it started (signal 9); see that there is memory" in err
+
+
 def test_a_port_that_others_share_is_taken() -> None:
     listeners = listen_together("127.0.0.1", 0, COUNT)
     port = listeners[0].getsockname()[1]

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from speechseq.errors import SpeechseqError
 from speechseq.server.counters import forget_process, keep_counters, share_counters
 from speechseq.server.listening import listen
 
@@ -57,6 +58,7 @@ def spread(
     they were told to, or that of one which could not start.
 
     Raises:
+        SpeechseqError: there is no place for what they count, or one was ended as it started.
         KeyboardInterrupt: they were interrupted.
     """
     if len(listeners) == 1:
@@ -102,6 +104,9 @@ class _Watch:
         """Start a process for each listener; return None here, once they are ready.
 
         Of one that could not start, and has told why, it returns the exit code; all have ended.
+
+        Raises:
+            SpeechseqError: one was ended by a signal; all have ended.
         """
         starting: dict[int, int] = {}
         for listener in listeners:
@@ -125,7 +130,13 @@ class _Watch:
             self._stop(signal.SIGTERM)
             while self._running:
                 self._next_end()
-            return max(os.waitstatus_to_exitcode(status), 1)
+            code = os.waitstatus_to_exitcode(status)
+            if code < 0:  # it could not tell why
+                raise SpeechseqError(
+                    f"--processes: one ended as it started (signal {-code}); see that there is "
+                    f"memory for so many, and room in {self._counters.parent}"
+                )
+            return max(code, 1)
         return None
 
     def _begin(self, listener: socket.socket, writing: int) -> Place:
