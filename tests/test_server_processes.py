@@ -215,6 +215,7 @@ def test_where_nobody_watches_all_finish_and_end() -> None:
     whole = request_bytes(SAMPLE.read_bytes())
     with together() as (server, place), socket.create_connection(place) as running:
         children = children_of(server.pid)
+        counters = counters_of(children[0])
         running.sendall(whole[:-100])
         until(lambda: metric(place, "speechseq_held_bytes") > 0)
         server.kill()
@@ -222,6 +223,7 @@ def test_where_nobody_watches_all_finish_and_end() -> None:
         running.sendall(whole[-100:])
         assert answer_of(running)[0] == 200
         until(lambda: not any(map(is_running, children)))
+        assert not counters.exists()
 
 
 def test_what_is_wrong_is_said_once(fails: Fails, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ IN_MEMORY = Path("/dev/shm")  # noqa: S108 (a folder of its own is made in it)
 
 
 def share_counters() -> Path:
-    """Make the folder, which is gone when this process is.
+    """Make the folder, which is gone when this process is, and those it has started.
 
     Raises:
         SpeechseqError: there is no place to write.
@@ -36,13 +36,14 @@ def share_counters() -> Path:
             f"--processes: no place for their counters ({error.strerror}); let $TMPDIR name one"
         ) from None
     os.environ[FOLDER] = folder
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(_take_away, folder, os.getpid())
     return Path(folder)
 
 
-def keep_counters() -> None:
-    """Leave the folder to the process that made it."""
-    atexit.unregister(shutil.rmtree)
+def _take_away(folder: str, maker: int) -> None:
+    """Delete the folder as its maker, or as one that it started, if it was ended before."""
+    if os.getppid() != maker:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def forget_process(folder: Path, number: int) -> None:

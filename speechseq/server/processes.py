@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from speechseq.errors import SpeechseqError
-from speechseq.server.counters import forget_process, keep_counters, share_counters
+from speechseq.server.counters import forget_process, share_counters
 from speechseq.server.listening import listen
 
 REST_SECONDS = 1.0
@@ -141,7 +141,6 @@ class _Watch:
 
     def _begin(self, listener: socket.socket, writing: int) -> Place:
         """Be one of the processes."""
-        keep_counters()
         os.close(self._watching)
         for other in self._listeners:
             if other is not listener:
