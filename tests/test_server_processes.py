@@ -211,6 +211,15 @@ def test_the_end_of_a_process_that_is_not_its_own_is_nothing_to_it() -> None:
         assert server.returncode == 0
 
 
+def test_it_hears_of_ends_whoever_started_it() -> None:
+    with together("signal.signal(signal.SIGCHLD, signal.SIG_IGN)") as (server, _):
+        first, second = children_of(server.pid)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: len({*children_of(server.pid)} - {first, second}) == 1)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=30) == 0
+
+
 def test_where_nobody_watches_all_finish_and_end() -> None:
     whole = request_bytes(SAMPLE.read_bytes())
     with together() as (server, place), socket.create_connection(place) as running:

@@ -79,6 +79,8 @@ class _Watch:
         self._watched, self._watching = os.pipe()
         for number in STOPPING:
             signal.signal(number, self._stop)
+        # Ignored, as some start their services, it would keep the processes' ends a secret.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
     def place(self, ready: Callable[[], None]) -> Place | int:
         """Start the processes and look after them; as `spread`."""
