@@ -211,6 +211,22 @@ def test_the_end_of_a_process_that_is_not_its_own_is_nothing_to_it() -> None:
         assert server.returncode == 0
 
 
+TOLD_LATE = """
+def told_late(how, which, mask=signal.pthread_sigmask):
+    if how == signal.SIG_BLOCK:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return mask(how, which)
+signal.pthread_sigmask = told_late
+"""
+"""Told to stop at the last moment before one is started."""
+
+
+def test_who_is_told_to_stop_starts_none() -> None:
+    with command(TOLD_LATE) as server:
+        assert server.communicate(timeout=60) == ("", "")
+        assert server.returncode == 0
+
+
 def test_it_hears_of_ends_whoever_started_it() -> None:
     with together("signal.signal(signal.SIGCHLD, signal.SIG_IGN)") as (server, _):
         first, second = children_of(server.pid)

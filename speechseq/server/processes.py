@@ -111,20 +111,19 @@ class _Watch:
             SpeechseqError: one was ended by a signal; all have ended.
         """
         starting: dict[int, int] = {}
-        for listener in listeners:
-            if self._told:
-                return None
+        # Who is told to stop starts none, and tells all that it has started.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        for listener in () if self._told else listeners:
             reading, writing = os.pipe()
-            signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
             number = os.fork()
             if not number:
                 for pipe in (reading, *starting.values()):
                     os.close(pipe)
                 return self._begin(listener, writing)
             self._running[number] = listener
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
             os.close(writing)
             starting[number] = reading
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         failed = [number for number, reading in starting.items() if not _is_ready(reading)]
         if failed and not self._told:
             _, status = os.waitpid(failed[0], 0)
