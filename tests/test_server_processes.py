@@ -28,7 +28,7 @@ from served import (
 )
 
 from speechseq.errors import SpeechseqError
-from speechseq.server.counters import share_counters
+from speechseq.server.counters import FOLDER, share_counters
 from speechseq.server.listening import listen
 from speechseq.server.processes import listen_together
 
@@ -38,16 +38,16 @@ COUNT = 2
 Place = tuple[str, int]
 
 
-def command(before: str = "") -> subprocess.Popen[str]:
-    """The command with COUNT processes, after other lines of Python."""
+def command(before: str = "", count: int = COUNT) -> subprocess.Popen[str]:
+    """The command with so many processes, after other lines of Python."""
     program = f"from speechseq.cli import run, serve\nimport os, signal\n{before}\nrun()"
-    return fresh("-c", program, "serve", "--port", "0", "--processes", str(COUNT))
+    return fresh("-c", program, "serve", "--port", "0", "--processes", str(count))
 
 
 @contextmanager
-def together(before: str = "") -> Iterator[tuple[subprocess.Popen[str], Place]]:
+def together(before: str = "", count: int = COUNT) -> Iterator[tuple[subprocess.Popen[str], Place]]:
     """The command, and where it serves."""
-    with command(before) as server:
+    with command(before, count) as server:
         try:
             assert server.stderr
             line = server.stderr.readline()
@@ -281,6 +281,17 @@ def test_a_port_that_others_share_is_taken() -> None:
             listen_together("127.0.0.1", port, count)
     for each in listeners:
         each.close()
+
+
+@pytest.mark.parametrize("count", [1, COUNT])
+def test_counters_of_another_service_are_left_to_it(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    with together(count=count) as (_, place):
+        ask(place)
+        assert answers(place) == 1.0
+        assert not list(tmp_path.iterdir())
 
 
 def test_counters_need_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
