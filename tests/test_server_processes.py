@@ -283,6 +283,18 @@ def test_a_port_that_others_share_is_taken() -> None:
         each.close()
 
 
+def test_nobody_takes_the_port_while_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    def contested(host: str, port: int, *, shared: bool = False) -> socket.socket:
+        if shared:
+            with pytest.raises(SpeechseqError, match="in use"):
+                listen(host, port)
+        return listen(host, port, shared=shared)
+
+    monkeypatch.setattr("speechseq.server.processes.listen", contested)
+    for each in listen_together("127.0.0.1", 0, COUNT):
+        each.close()
+
+
 @pytest.mark.parametrize("count", [1, COUNT])
 def test_counters_of_another_service_are_left_to_it(
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -32,12 +32,11 @@ def listen_together(host: str, port: int, count: int) -> list[socket.socket]:
     Raises:
         SpeechseqError: they cannot be opened, or somebody else listens there.
     """
-    first = listen(host, port)
-    if count == 1:
-        return [first]
-    with first:  # nobody's, or it could not be opened: shared ones join whoever has the port
-        port = first.getsockname()[1]
-    return [listen(host, port, shared=True) for _ in range(count)]
+    first = listen(host, port)  # not shared: that would join whoever has the port
+    if count > 1:
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    port = first.getsockname()[1]
+    return [first, *(listen(host, port, shared=True) for _ in range(count - 1))]
 
 
 @dataclass(frozen=True)
