@@ -3,11 +3,11 @@
     python scripts/bench_serve.py [-m MODEL] [--clients 1 8 32] [--processes 2] [--seconds 3]
         [--rounds 2]
 
-Three servers are started on loopback, and the clips of data/samples are sent to them: each client
-sends its next one, over the same connection, as soon as it has an answer. One client is one request
-after the other. One server is several processes, where the system spreads connections over them
-(Linux); the last row's batches nothing. Rows take turns, so that another load of the machine falls
-on all of them alike.
+Up to three servers are started on loopback, and the clips of data/samples are sent to them: each
+client sends its next one, over the same connection, as soon as it has an answer. One client is one
+request after the other. One server batches nothing; one is several processes, if the system can
+spread connections over them (Linux). Rows take turns, so that another load of the machine falls on
+all of them alike.
 """
 
 from __future__ import annotations
@@ -146,14 +146,16 @@ async def _is_text(reader: asyncio.StreamReader) -> bool:
 def measure(arguments: argparse.Namespace) -> dict[str, Outcome]:
     """Return the outcome of each row, its rounds added up."""
     clips = read_clips()
-    together = "--processes", str(arguments.processes)
-    servers = {
-        " clients": (),
-        f", {together[1]} processes": together,
-        " unbatched": ("--batch", "1"),
-    }
-    rows = [(count, kind) for kind in list(servers)[:2] for count in arguments.clients]
-    rows.append((max(arguments.clients), " unbatched"))
+    several = arguments.processes
+    servers = {" clients": (), " unbatched": ("--batch", "1")}
+    if several > 1:
+        servers[f", {several} processes"] = ("--processes", str(several))
+    rows = [
+        (count, kind)
+        for kind in servers
+        for count in arguments.clients
+        if kind != " unbatched" or count == max(arguments.clients)
+    ]
     outcomes = {f"{count}{kind}": Outcome() for count, kind in rows}
     with ExitStack() as stack:
         ports = {
@@ -161,7 +163,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Outcome]:
             for kind, flags in servers.items()
         }
         for port in ports.values():
-            asyncio.run(load(port, arguments.processes, 0.3, clips))
+            asyncio.run(load(port, several, 0.3, clips))
         for _ in range(arguments.rounds):
             for count, kind in rows:
                 found = asyncio.run(load(ports[kind], count, arguments.seconds, clips))
@@ -198,7 +200,8 @@ def main() -> None:
     add = parser.add_argument
     add("-m", "--model", default=DEFAULT_MODEL, help="name, file or run folder")
     add("--clients", type=natural, nargs="+", default=[1, 8, 32], help="at once (default: 1 8 32)")
-    add("--processes", type=natural, default=2, help="of the server that has several (default: 2)")
+    several = 2 if sys.platform == "linux" else 1
+    add("--processes", type=natural, default=several, help="of the third (default: 2; Linux)")
     add("--seconds", type=positive, default=3.0, help="of each row and round (default: 3)")
     add("--rounds", type=natural, default=2, help="over all rows (default: 2)")
     arguments = parser.parse_args()
