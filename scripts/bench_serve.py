@@ -146,21 +146,19 @@ async def _is_text(reader: asyncio.StreamReader) -> bool:
 def measure(arguments: argparse.Namespace) -> dict[str, Outcome]:
     """Return the outcome of each row, its rounds added up."""
     clips = read_clips()
-    several = arguments.processes
-    servers = {" clients": (), " unbatched": ("--batch", "1")}
+    several, counts = arguments.processes, arguments.clients
+    kinds: dict[str, tuple[list[str], list[int]]] = {
+        " clients": ([], counts),
+        " unbatched": (["--batch", "1"], [max(counts)]),
+    }
     if several > 1:
-        servers[f", {several} processes"] = ("--processes", str(several))
-    rows = [
-        (count, kind)
-        for kind in servers
-        for count in arguments.clients
-        if kind != " unbatched" or count == max(arguments.clients)
-    ]
+        kinds[f", {several} processes"] = ["--processes", str(several)], counts
+    rows = [(count, kind) for kind, (_, counts) in kinds.items() for count in counts]
     outcomes = {f"{count}{kind}": Outcome() for count, kind in rows}
     with ExitStack() as stack:
         ports = {
             kind: stack.enter_context(server(arguments.model, *flags)).port
-            for kind, flags in servers.items()
+            for kind, (flags, _) in kinds.items()
         }
         for port in ports.values():
             asyncio.run(load(port, several, 0.3, clips))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import io
+import json
 import os
 import re
 import socket
@@ -144,6 +145,36 @@ def fresh(*words: str) -> subprocess.Popen[str]:
     )
 
 
+def place_of(server: subprocess.Popen[str]) -> tuple[str, int]:
+    """Where the command says that it serves."""
+    assert server.stderr
+    line = server.stderr.readline()
+    address = re.fullmatch(r"serving digits at http://(127\.0\.0\.1):(\d+)\n", line)
+    assert address, line
+    return address[1], int(address[2])
+
+
+def finishes_what_runs(
+    server: subprocess.Popen[str], place: tuple[str, int], number: int, code: int, uploads: int
+) -> None:
+    """Expect that a server which gets a signal amid so many uploads answers them, and ends."""
+    whole = request_bytes(SAMPLE.read_bytes())
+    running = [socket.create_connection(place) for _ in range(uploads)]
+    for each in running:
+        each.sendall(whole[:-100])
+    until(lambda: metric(place, "speechseq_held_bytes") == uploads * (body_size(whole) - 100))
+    os.kill(server.pid, number)
+    until(lambda: not is_open(place))
+    for each in running:
+        with each:
+            each.sendall(whole[-100:])
+            status, body = answer_of(each)
+        assert (status, json.loads(body)["text"]) == (200, "seven zero eight")
+    out, err = server.communicate(timeout=30)
+    assert (server.returncode, out) == (code, "")
+    assert err == ("speechseq: interrupted\n" if code else "")
+
+
 @contextmanager
 def serving(
     *recognisers: Recogniser, token: str | None = None, **limits: Any
@@ -184,6 +215,11 @@ def request_bytes(file: bytes = CLIP) -> bytes:
         f"Content-Type: multipart/form-data; boundary={boundary.decode()}\r\n\r\n"
     )
     return head.encode() + body
+
+
+def body_size(request: bytes) -> int:
+    """How many bytes follow a request's headers."""
+    return len(request.partition(b"\r\n\r\n")[2])
 
 
 def answer_of(connection: socket.socket) -> tuple[int, bytes]:

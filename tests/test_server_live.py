@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import signal
 import socket
 from pathlib import Path
@@ -17,11 +16,13 @@ from served import (
     SAMPLE,
     Held,
     answer_of,
+    finishes_what_runs,
     fresh,
     is_open,
     lacks,
     live,
     metric,
+    place_of,
     recogniser,
     request_bytes,
     saying,
@@ -246,23 +247,7 @@ def test_a_model_that_cannot_be_run_is_found_out_at_once() -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_lets_what_runs_finish(number: signal.Signals, code: int) -> None:
     with fresh("-m", "speechseq", "serve", "--port", "0") as server:
-        assert server.stderr
-        line = server.stderr.readline()
-        address = re.fullmatch(r"serving digits at http://(127\.0\.0\.1):(\d+)\n", line)
-        assert address, line
-        place = (address[1], int(address[2]))
-        whole = request_bytes(SAMPLE.read_bytes())
-        with socket.create_connection(place) as running:
-            running.sendall(whole[:-100])
-            until(lambda: metric(place, "speechseq_held_bytes") > 0)
-            server.send_signal(number)
-            until(lambda: not is_open(place))
-            running.sendall(whole[-100:])
-            status, body = answer_of(running)
-        assert (status, json.loads(body)["text"]) == (200, "seven zero eight")
-        out, err = server.communicate(timeout=30)
-        assert (server.returncode, out) == (code, "")
-        assert err == ("speechseq: interrupted\n" if code else "")
+        finishes_what_runs(server, place_of(server), number, code, uploads=1)
 
 
 def test_the_server_imports_no_training_and_other_commands_no_server() -> None:

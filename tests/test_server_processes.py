@@ -19,10 +19,13 @@ from conftest import Fails
 from served import (
     SAMPLE,
     answer_of,
+    body_size,
+    finishes_what_runs,
     fresh,
     is_open,
     metric,
     page_of,
+    place_of,
     request_bytes,
     until,
 )
@@ -49,11 +52,7 @@ def together(before: str = "", count: int = COUNT) -> Iterator[tuple[subprocess.
     """The command, and where it serves."""
     with command(before, count) as server:
         try:
-            assert server.stderr
-            line = server.stderr.readline()
-            address = re.fullmatch(r"serving digits at http://(127\.0\.0\.1):(\d+)\n", line)
-            assert address, line
-            yield server, (address[1], int(address[2]))
+            yield server, place_of(server)
         finally:
             server.kill()
 
@@ -73,7 +72,7 @@ def is_running(number: int) -> bool:
 
 
 def counters_of(number: int) -> Path:
-    """The folder of a process' counters, as its environment names it."""
+    """The folder of a process' counters, as its memory shows."""
     for line in Path(f"/proc/{number}/maps").read_text().splitlines():
         if found := re.search(r"/\S*speechseq-[^/]+(?=/\w+\.db)", line):
             return Path(found[0])
@@ -137,34 +136,16 @@ def test_what_another_process_holds_is_told_too() -> None:
     with together() as (_, place), socket.create_connection(place) as slow:
         slow.sendall(whole[:-100])
         for _ in range(6):  # whichever of them is asked
-            until(lambda: metric(place, "speechseq_held_bytes") == len(whole) - 100 - head(whole))
+            until(lambda: metric(place, "speechseq_held_bytes") == body_size(whole) - 100)
         slow.sendall(whole[-100:])
         assert answer_of(slow)[0] == 200
         until(lambda: metric(place, "speechseq_held_bytes") == 0)
 
 
-def head(request: bytes) -> int:
-    return request.index(b"\r\n\r\n") + 4
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_lets_all_finish_what_runs(number: signal.Signals, code: int) -> None:
-    whole = request_bytes(SAMPLE.read_bytes())
     with together() as (server, place):
-        running = [socket.create_connection(place) for _ in range(8)]
-        for each in running:
-            each.sendall(whole[:-100])
-        until(lambda: metric(place, "speechseq_held_bytes") == 8 * (len(whole) - 100 - head(whole)))
-        server.send_signal(number)
-        until(lambda: not is_open(place))
-        for each in running:
-            with each:
-                each.sendall(whole[-100:])
-                status, body = answer_of(each)
-            assert (status, json.loads(body)["text"]) == (200, "seven zero eight")
-        out, err = server.communicate(timeout=30)
-        assert (server.returncode, out) == (code, "")
-        assert err == ("speechseq: interrupted\n" if code else "")
+        finishes_what_runs(server, place, number, code, uploads=8)
 
 
 def test_who_is_interrupted_twice_waits_for_nobody() -> None:

@@ -74,6 +74,7 @@ class _Watch:
         self._note = note
         self._running: dict[int, socket.socket] = {}
         self._told: list[int] = []
+        self._failed: int | None = None
         self._counters = share_counters()
         # Nothing is ever written: this process alone holds the other end, as long as it lives.
         self._watched, self._watching = os.pipe()
@@ -86,7 +87,7 @@ class _Watch:
         """Start the processes and look after them; as `spread`."""
         # The first one by itself: what is wrong with a model is said once.
         for some in (self._listeners[:1], self._listeners[1:]):
-            if (place := self._start(some)) is not None:
+            if place := self._start(some):
                 return place
         if not self._told:
             ready()
@@ -96,19 +97,16 @@ class _Watch:
                 continue
             self._note(f"a process has ended ({_end_of(status)}); starting another")
             time.sleep(REST_SECONDS)
-            if (place := self._start([listener])) is not None:
+            if place := self._start([listener]):
                 return place
         if signal.SIGINT in self._told:
             raise KeyboardInterrupt
-        return 0
+        return 0 if self._failed is None else self._code_of(self._failed)
 
-    def _start(self, listeners: Sequence[socket.socket]) -> Place | int | None:
+    def _start(self, listeners: Sequence[socket.socket]) -> Place | None:
         """Start a process for each listener; return None here, once they are ready.
 
-        Of one that could not start, and has told why, it returns the exit code; all have ended.
-
-        Raises:
-            SpeechseqError: one was ended by a signal; all have ended.
+        If one could not start, all are told to stop.
         """
         starting: dict[int, int] = {}
         # Who is told to stop starts none, and tells all that it has started.
@@ -126,18 +124,9 @@ class _Watch:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         failed = [number for number, reading in starting.items() if not _is_ready(reading)]
         if failed and not self._told:
-            _, status = os.waitpid(failed[0], 0)
+            _, self._failed = os.waitpid(failed[0], 0)
             self._forget(failed[0])
             self._stop(signal.SIGTERM)
-            while self._running:
-                self._next_end()
-            code = os.waitstatus_to_exitcode(status)
-            if code < 0:  # it could not tell why
-                raise SpeechseqError(
-                    f"--processes: one ended as it started (signal {-code}); see that there is "
-                    f"memory for so many, and room in {self._counters.parent}"
-                )
-            return max(code, 1)
         return None
 
     def _begin(self, listener: socket.socket, writing: int) -> Place:
@@ -167,6 +156,20 @@ class _Watch:
         for process in self._running:
             with suppress(ProcessLookupError):
                 os.kill(process, passed_on)
+
+    def _code_of(self, status: int) -> int:
+        """Return the exit code of one that could not start, and has told why.
+
+        Raises:
+            SpeechseqError: it could not tell, as a signal ended it.
+        """
+        code = os.waitstatus_to_exitcode(status)
+        if code < 0:
+            raise SpeechseqError(
+                f"--processes: one ended as it started (signal {-code}); see that there is "
+                f"memory for so many, and room in {self._counters.parent}"
+            )
+        return max(code, 1)
 
     def _next_end(self) -> tuple[socket.socket, int]:
         """Wait until one of the processes has ended; return its listener and status."""
