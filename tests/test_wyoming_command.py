@@ -21,6 +21,7 @@ from wyoming.info import Describe, Info
 from wyoming.ping import Ping
 
 from speechseq.cli import wyoming as command
+from speechseq.server.counters import FOLDER
 from speechseq.server.limits import Limits
 from speechseq.server.listening import listen
 
@@ -136,3 +137,10 @@ def test_a_program_may_start_its_own() -> None:
         assert transcript and transcript.data["text"] == "seven zero eight"
         out, err = server.communicate(timeout=30)
     assert (server.returncode, out, err) == (0, b"", b"")
+
+
+def test_the_counters_of_another_service_are_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER, "/nowhere")
+    with fresh("--uri", "stdio://") as server:
+        assert server.communicate(timeout=30) == (b"", b"")
+    assert server.returncode == 0

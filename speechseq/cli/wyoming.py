@@ -89,6 +89,9 @@ def run(arguments: argparse.Namespace) -> None:
     import asyncio
     import logging
 
+    from speechseq.server.counters import count_alone
+
+    count_alone()  # before prometheus_client is imported
     from speechseq.server.service import Service, warm
     from speechseq.server.wyoming import Endpoint
 

@@ -21,6 +21,11 @@ IN_MEMORY = Path("/dev/shm")  # noqa: S108 (a folder of its own is made in it)
 """Where it goes if it can: containers often have no other place to write."""
 
 
+def count_alone() -> None:
+    """Leave the folder of another service, if there is one, to it."""
+    os.environ.pop(FOLDER, None)
+
+
 def share_counters() -> Path:
     """Make the folder, which is gone when this process is, and those it has started.
 

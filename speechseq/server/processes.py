@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from speechseq.errors import SpeechseqError
-from speechseq.server.counters import FOLDER, forget_process, share_counters
+from speechseq.server.counters import count_alone, forget_process, share_counters
 from speechseq.server.listening import listen
 
 REST_SECONDS = 1.0
@@ -61,7 +61,7 @@ def spread(
         KeyboardInterrupt: they were interrupted.
     """
     if len(listeners) == 1:
-        os.environ.pop(FOLDER, None)  # another service's, whose counters it would tell as its own
+        count_alone()
         return Place(listeners[0], ready)
     return _Watch(listeners, note).place(ready)
 
